@@ -1,0 +1,232 @@
+//! What is in an archive: every file, its digests and where its bytes lie.
+//!
+//! `docs/format.md` is the contract; this is its image in types. A manifest is read from outside, so [`Manifest::parse`]
+//! proves what the rest of the program relies on: indices in range, pieces that cover their file without a gap,
+//! frames that follow each other.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::codec::Codec;
+use super::label::BackupId;
+use crate::digest::Digest;
+use crate::gtid::Gtid;
+use crate::relpath::{RelPath, escaped_path};
+
+/// The version of the archive format that this program writes, and the only one that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The directory inside an archive that holds what is not part of the datadir.
+pub const OWN_DIRECTORY: &str = ".wsrep_sst_backup";
+
+/// The contents of one archive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The backup's id.
+    pub id: BackupId,
+    /// The exact position of the files.
+    pub gtid: Gtid,
+    /// The compression of every frame.
+    pub codec: Codec,
+    /// The directories of the donor; the first is the datadir.
+    pub roots: Vec<Root>,
+    /// Every directory and file, in the order of the archive.
+    pub files: Vec<Entry>,
+    /// What was found and left out, with the reason.
+    pub excluded: Vec<Excluded>,
+    /// What the operator should know about this backup.
+    pub warnings: Vec<String>,
+    /// The frames in order. Absent in the copy of the manifest that is inside the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<Vec<Frame>>,
+}
+
+/// A directory that belongs to the server's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// What the operator calls it: `datadir`, `innodb-undo`, `database-shop`, `tablespace-1` …
+    pub name: RootName,
+    /// What it is for the server.
+    pub kind: RootKind,
+    /// Where it was on the donor (absolute).
+    #[serde(with = "escaped_path")]
+    pub path: PathBuf,
+    /// For a symlinked database: the link's place in the datadir.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<RelPath>,
+}
+
+/// What a root is for the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootKind {
+    /// `datadir`.
+    Datadir,
+    /// `innodb_data_home_dir`, or the directory of an absolute path in `innodb_data_file_path`.
+    InnodbDataHome,
+    /// `innodb_log_group_home_dir`.
+    InnodbLogGroupHome,
+    /// `innodb_undo_directory`.
+    InnodbUndo,
+    /// `aria_log_dir_path`.
+    AriaLog,
+    /// The directory of `log_bin`.
+    Binlog,
+    /// The target of a database that is a symbolic link in the datadir.
+    Database,
+    /// The target of `DATA DIRECTORY` or `INDEX DIRECTORY`.
+    Tablespace,
+}
+
+/// A root's name: 1 to 64 of `A-Za-z0-9_-`, so that it can be a directory in the archive and a word on a command line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RootName(String);
+
+/// A directory or file of the archive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The root, as an index into [`Manifest::roots`].
+    pub root: u32,
+    /// The path below the root.
+    pub path: RelPath,
+    /// Directory or file.
+    pub kind: EntryKind,
+    /// What the file is for the server.
+    pub class: FileClass,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits (no file type).
+    pub mode: u32,
+    /// The owner's number on the donor.
+    pub uid: u32,
+    /// The group's number on the donor.
+    pub gid: u32,
+    /// The owner's name on the donor, empty if it had none.
+    pub user: String,
+    /// The group's name on the donor, empty if it had none.
+    pub group: String,
+    /// Modification time: seconds since 1970.
+    pub mtime: i64,
+    /// Modification time: nanoseconds within the second.
+    pub mtime_nsec: u32,
+    /// The file had holes on the donor (page compression): restore makes them again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sparse: bool,
+    /// Where the bytes lie, in the order of the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Piece>,
+}
+
+/// Directory or regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+}
+
+/// What a file is for the server; also the order of copying within a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileClass {
+    /// A directory.
+    Directory,
+    /// Written by the backup itself: `grastate.dat`, the binlog index, a `.isl` file.
+    Generated,
+    /// Definitions, MyISAM, Aria tables, options: everything that has no class of its own.
+    Other,
+    /// Aria's log and control file.
+    AriaLog,
+    /// A binary log.
+    Binlog,
+    /// A file of an engine that the server does not freeze, such as RocksDB.
+    Unfrozen,
+    /// InnoDB's system tablespace.
+    InnodbSystem,
+    /// An InnoDB undo tablespace.
+    InnodbUndo,
+    /// Any other InnoDB tablespace or doublewrite file.
+    Innodb,
+    /// InnoDB's redo log: copied after everything that it can repair.
+    Redo,
+    /// A log table that the server keeps writing inside the window: copied last, exempt from settling.
+    LogTable,
+}
+
+/// A run of a file's bytes inside one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The frame, as an index into [`Manifest::frames`].
+    pub frame: u32,
+    /// Where the piece begins in the raw bytes of the frame.
+    pub at: u32,
+    /// Bytes.
+    pub len: u32,
+    /// SHA-256 of the raw bytes.
+    pub sha256: Digest,
+}
+
+/// A part of the archive that is compressed on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Where it begins in the archive.
+    pub offset: u64,
+    /// Its length in the archive, in bytes.
+    pub stored: u32,
+    /// Its length in the tar stream, in bytes; at most [`super::codec::FRAME_BYTES`].
+    pub raw: u32,
+}
+
+/// Something found on the donor that is not in the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excluded {
+    /// The root, as an index into [`Manifest::roots`].
+    pub root: u32,
+    /// The path below the root; a directory stands for everything in it.
+    pub path: RelPath,
+    /// Why.
+    pub reason: String,
+}
+
+impl RootName {
+    /// Checks `name`.
+    pub fn new(name: impl Into<String>) -> crate::Result<Self> {
+        let name = name.into();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            return Err(crate::Error::new(crate::error::Class::Usage, format!("{name:?} is not a root's name")));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RootName {
+    type Error = crate::Error;
+
+    fn try_from(name: String) -> crate::Result<Self> {
+        Self::new(name)
+    }
+}
+
+impl From<RootName> for String {
+    fn from(name: RootName) -> Self {
+        name.0
+    }
+}
+
+impl std::fmt::Display for RootName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}

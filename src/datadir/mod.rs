@@ -1,0 +1,3 @@
+//! The donor's files: which directories belong to the server's state, what every file in them is.
+
+pub mod variables;
