@@ -4,9 +4,11 @@ pub mod archive;
 pub mod cancel;
 pub mod datadir;
 pub mod digest;
+pub mod dir;
 pub mod error;
 pub mod gtid;
 pub mod relpath;
+pub mod store;
 pub mod sys;
 
 pub use error::{Error, Result};
