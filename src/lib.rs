@@ -2,6 +2,8 @@
 
 pub mod archive;
 pub mod cancel;
+pub mod cli;
+pub mod command;
 pub mod datadir;
 pub mod digest;
 pub mod dir;
