@@ -66,7 +66,7 @@ fn named<'a>(store: &'a LocalRepository, id: &BackupId) -> Result<LocalUpload<'a
 }
 
 fn publish(store: &LocalRepository, begin: Begin, id: &BackupId) -> Result<()> {
-    let mut upload = begin(store, id)?;
+    let upload = begin(store, id)?;
     upload.archive().write_all(ARCHIVE).unwrap();
     upload.commit(MANIFEST, &label(id))
 }
@@ -92,7 +92,7 @@ fn contract(begin: Begin) {
     let base = tempfile::tempdir().unwrap();
     let store = LocalRepository::open(base.path()).unwrap();
 
-    let mut upload = begin(&store, &id(5)).unwrap();
+    let upload = begin(&store, &id(5)).unwrap();
     upload.archive().write_all(ARCHIVE).unwrap();
     assert!(store.list().unwrap().labels.is_empty(), "uncommitted is invisible");
     upload.commit(MANIFEST, &label(&id(5))).unwrap();
@@ -103,7 +103,7 @@ fn contract(begin: Begin) {
     assert_whole(&store, &id(5));
 
     drop(begin(&store, &id(6)).unwrap());
-    let mut aborted = begin(&store, &id(7)).unwrap();
+    let aborted = begin(&store, &id(7)).unwrap();
     aborted.archive().write_all(ARCHIVE).unwrap();
     drop(aborted);
     assert_eq!(visible(base.path()), [id(5).as_str()], "an aborted upload leaves nothing");
@@ -176,7 +176,7 @@ fn whenever_the_program_dies_the_backup_is_whole_or_absent_and_the_next_run_clea
 fn a_sweep_leaves_a_living_upload_alone() {
     let base = tempfile::tempdir().unwrap();
     let store = LocalRepository::open(base.path()).unwrap();
-    let mut living = named(&store, &id(1)).unwrap();
+    let living = named(&store, &id(1)).unwrap();
     living.archive().write_all(ARCHIVE).unwrap();
     fs::create_dir(base.path().join(".partial-dead")).unwrap();
     fs::write(base.path().join(".partial-dead/archive.tar"), "half").unwrap();
@@ -190,7 +190,7 @@ fn a_sweep_leaves_a_living_upload_alone() {
 fn a_label_that_promises_other_bytes_is_not_published() {
     let base = tempfile::tempdir().unwrap();
     let store = LocalRepository::open(base.path()).unwrap();
-    let mut upload = unnamed(&store, &id(1)).unwrap();
+    let upload = unnamed(&store, &id(1)).unwrap();
     upload.archive().write_all(b"short").unwrap();
     assert_eq!(upload.commit(MANIFEST, &label(&id(1))).unwrap_err().class(), Class::Refused);
     assert!(visible(base.path()).is_empty());

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use super::local::LocalRepository;
 use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME, PARTIAL_PREFIX};
@@ -25,17 +26,14 @@ pub struct LocalUpload<'a> {
     repository: &'a LocalRepository,
     id: BackupId,
     archive_name: &'static str,
-    archive: ArchiveFile,
+    archive: Arc<File>,
     /// Exists from the beginning only where the archive needs a name from the beginning.
     partial: Option<Partial<'a>>,
 }
 
-/// The archive as it is written.
+/// Where the archive's bytes go, in order; a thread of its own may hold it.
 #[derive(Debug)]
-pub struct ArchiveFile {
-    file: File,
-    bytes: u64,
-}
+pub struct ArchiveFile(Arc<File>);
 
 /// A locked directory that nobody takes for a backup. Dropping it removes it.
 #[derive(Debug)]
@@ -71,8 +69,7 @@ impl LocalRepository {
                 (partial.dir.create_file(archive_name)?, Some(partial))
             }
         };
-        let archive = ArchiveFile { file, bytes: 0 };
-        Ok(LocalUpload { repository: self, id: id.clone(), archive_name, archive, partial })
+        Ok(LocalUpload { repository: self, id: id.clone(), archive_name, archive: Arc::new(file), partial })
     }
 
     /// Removes the partial directories whose writers are dead.
@@ -100,8 +97,8 @@ impl LocalRepository {
 
 impl<'a> LocalUpload<'a> {
     /// Where the archive's bytes go, in order.
-    pub fn archive(&mut self) -> &mut ArchiveFile {
-        &mut self.archive
+    pub fn archive(&self) -> ArchiveFile {
+        ArchiveFile(Arc::clone(&self.archive))
     }
 
     /// Publishes the backup: after this it exists, whole and on the disk. An error leaves nothing.
@@ -113,9 +110,9 @@ impl<'a> LocalUpload<'a> {
             Some(partial) => partial,
             None => Partial::create(&repository.dir, &id)?,
         };
-        dir::sync_file(&archive.file, &partial.dir.path().join(archive_name))?;
+        dir::sync_file(&archive, &partial.dir.path().join(archive_name))?;
         if !named {
-            partial.dir.link_unnamed(&archive.file, archive_name)?;
+            partial.dir.link_unnamed(&archive, archive_name)?;
         }
         partial.write(MANIFEST_NAME, manifest_stored)?;
         partial.write(LABEL_NAME, &label_text(label)?)?;
@@ -124,8 +121,9 @@ impl<'a> LocalUpload<'a> {
     }
 
     fn check(&self, manifest_stored: &[u8], label: &Label) -> Result<()> {
+        let written = self.archive.metadata().map_err(|cause| Error::io("look at", self.archive_name, cause))?.len();
         let stored = [
-            ("archive", &label.archive, self.archive_name, self.archive.bytes),
+            ("archive", &label.archive, self.archive_name, written),
             ("manifest", &label.manifest, MANIFEST_NAME, manifest_stored.len() as u64),
         ];
         for (what, record, name, bytes) in stored {
@@ -157,9 +155,7 @@ fn label_text(label: &Label) -> Result<Vec<u8>> {
 
 impl Write for ArchiveFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.bytes += written as u64;
-        Ok(written)
+        (&*self.0).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
