@@ -7,6 +7,7 @@ pub mod digest;
 pub mod error;
 pub mod gtid;
 pub mod relpath;
+pub mod source;
 pub mod sys;
 
 pub use error::{Error, Result};
