@@ -122,12 +122,22 @@ pub struct Settled {
 ///
 /// [`Class::Unsettled`] if files still change after the last allowed pass; whatever `files`, `held` and `cancel` say.
 pub fn settle(files: &mut dyn Files, held: &mut dyn Held, rules: &Rules, cancel: &Cancel) -> Result<Settled> {
-    let mut run = Run { held, rules, cancel, ledger: HashMap::new(), turn: 0, copied: 0, copied_again: 0 };
+    let mut run = Run {
+        held,
+        rules,
+        cancel,
+        ledger: HashMap::new(),
+        asked: Stamp::default(),
+        turn: 0,
+        copied: 0,
+        copied_again: 0,
+    };
     let mut names = Vec::new();
     // One pass to copy and one to prove it are the least.
     let max_passes = rules.max_passes.max(2);
     for pass in 1..=max_passes {
         cancel.check()?;
+        run.asked = files.now();
         let inventory = files.survey()?;
         let difference = run.compare(&inventory);
         debug!(pass, changed = difference.changed.len(), gone = difference.gone.len(), "survey");
@@ -166,6 +176,8 @@ struct Run<'a> {
     rules: &'a Rules,
     cancel: &'a Cancel,
     ledger: HashMap<Key, Copy>,
+    /// When the last survey began.
+    asked: Stamp,
     turn: u64,
     copied: u64,
     copied_again: u64,
@@ -230,7 +242,10 @@ impl Run<'_> {
         self.turn += 1;
         for found in batch {
             self.cancel.check()?;
-            let young = self.until_old(found, files.now()).is_some();
+            // What is in a directory was copied, so to speak, by the survey that listed it.
+            let directory = found.kind == EntryKind::Directory;
+            let copied = if directory { self.asked } else { files.now() };
+            let young = self.until_old(found, copied).is_some();
             self.copy(found, young)?;
         }
         let short = self.held.barrier()?;

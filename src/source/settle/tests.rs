@@ -163,3 +163,27 @@ fn an_error_names_ten_files_and_counts_the_rest() {
     let text = unsettled(5, &names).to_string();
     assert!(text.contains("\"db/t9.ibd\" and 3 more") && !text.contains("t10"), "{text}");
 }
+
+#[test]
+fn a_table_that_exists_only_between_two_listings_is_noticed_by_its_directory() {
+    // The copies below show the time at which the table existed, if its coming and going is overlooked.
+    // The directory's stamp is an old one, or one of the same tick.
+    for (first, later) in (0..60).flat_map(|later| [(Op::Log, later), (Op::Delete { name: 0 }, later)]) {
+        settled(&[
+            (0, first),
+            (6, Op::Create { name: 1 }), // just after the first listing of the directory
+            (0, Op::Write { at: 0, byte: 3 }),
+            (later, Op::Change { file: 0, page: 0 }),
+            (0, Op::Flush { file: 0 }),
+            (0, Op::Delete { name: 1 }),
+        ]);
+    }
+}
+
+#[test]
+fn a_log_table_that_is_emptied_meanwhile_is_copied_as_it_is() {
+    for later in 0..60 {
+        let (_, copies, _) = settled(&[(later, Op::EmptyLog), (0, Op::Log)]);
+        assert!(!copies[&key("mysql/general_log.CSV")].contains(&0), "no row is made up: {later}");
+    }
+}

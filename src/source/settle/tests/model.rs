@@ -212,7 +212,7 @@ fn logical(records: &[(u8, u8)], count: usize) -> [[u8; 3]; 3] {
 impl World {
     pub(super) fn new(schedule: &[(u32, Op)], step_ns: u64) -> Self {
         let mut inner = Inner {
-            ns: 1_000_000_000_000,
+            ns: 1_000_500_000_000,
             step_ns,
             schedule: schedule.iter().cloned().collect(),
             names: BTreeMap::new(),
@@ -227,6 +227,7 @@ impl World {
         inner.create(LOG, b"ll".to_vec());
         inner.create("db/n0.MYD", vec![5; 3]);
         inner.remember();
+        inner.ns += 1_001_000_000; // all that is old by now
         Self(Rc::new(RefCell::new(inner)))
     }
 
