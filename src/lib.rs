@@ -14,6 +14,7 @@ pub mod gtid;
 pub mod log;
 pub mod relpath;
 pub mod store;
+pub mod source;
 pub mod sys;
 pub mod wsrep;
 
