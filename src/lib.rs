@@ -12,6 +12,7 @@ pub mod dir;
 pub mod error;
 pub mod gtid;
 pub mod log;
+pub mod monitor;
 pub mod relpath;
 pub mod store;
 pub mod source;

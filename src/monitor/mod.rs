@@ -1,0 +1,3 @@
+//! What a run says about itself.
+
+pub mod bar;
