@@ -2,9 +2,9 @@
 
 pub mod archive;
 pub mod cancel;
+pub mod child;
 pub mod cli;
 pub mod command;
-pub mod child;
 pub mod config;
 pub mod datadir;
 pub mod digest;
@@ -14,8 +14,8 @@ pub mod gtid;
 pub mod log;
 pub mod monitor;
 pub mod relpath;
-pub mod store;
 pub mod source;
+pub mod store;
 pub mod sys;
 pub mod wsrep;
 

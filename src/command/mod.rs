@@ -1,5 +1,7 @@
 //! The use-cases, one file each.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod human;
 pub mod list;
 pub mod output;
