@@ -1,11 +1,13 @@
 //! The use-cases, one file each.
 
+pub mod extract;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod human;
 pub mod list;
 pub mod output;
 pub mod restore;
+pub mod show;
 
 use std::num::NonZeroUsize;
 

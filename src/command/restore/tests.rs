@@ -11,6 +11,7 @@ use crate::archive::manifest::{FileClass, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
+use crate::dir::fault::{self, After};
 use crate::error::Class;
 use crate::relpath::RelPath;
 
@@ -307,4 +308,109 @@ fn json_says_what_was_restored() {
     assert_eq!(json["purpose"], "join");
     assert_eq!(json["roots"][0]["name"], "datadir");
     assert_eq!(json["next"].as_array().unwrap().len(), 3);
+}
+
+/// The names that a restore inside the target must have; the part of the path that only a restore beside it makes.
+const BESIDE: &str = ".wsrep_sst_backup.partial-";
+
+fn restore_inside(lab: &Lab, target: &Path) -> Result<String> {
+    // One worker: the whole restore on this thread, where faults are counted.
+    let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
+    let (result, text) = fault::denying(BESIDE, || printed(false, |output| run(&args(target), &context, output)));
+    result.map(|()| text)
+}
+
+#[test]
+fn where_nothing_can_be_made_beside_the_target_it_is_filled_from_inside() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    let error = restore_inside(&lab, &target).unwrap_err();
+    assert!(error.advice().unwrap().contains("yourself"), "{error}");
+    fs::create_dir(&target).unwrap();
+    restore_inside(&lab, &target).unwrap();
+    assert_restored(&donor, &[&target]);
+    let expected: Vec<&str> = donor.members.iter().map(|member| member.path).collect();
+    let mut found = names(&target);
+    found.retain(|name| !expected.contains(&name.as_str()));
+    assert!(found.is_empty(), "left over: {found:?}");
+}
+
+/// What a server would find: nothing, guards that keep it out, or everything.
+fn assert_starts_only_if_whole(donor: &Donor, target: &Path) -> bool {
+    let Ok(system) = fs::read(target.join("ibdata1")) else {
+        // A file of the donor without the system tablespace would let a server make a new one.
+        assert!(!target.join("ib_logfile0").exists() && !target.join("shop").exists());
+        return false;
+    };
+    if system.starts_with(b"wsrep_sst_backup restore") {
+        return false;
+    }
+    assert_restored(donor, &[target]);
+    assert!(target.join("grastate.dat").exists());
+    true
+}
+
+fn tiny() -> Donor {
+    let mut donor = Donor::small();
+    donor.members.retain(|member| member.bytes.as_ref().is_none_or(|bytes| bytes.len() < 1 << 20));
+    donor
+}
+
+#[test]
+fn whichever_operation_fails_a_restore_is_whole_or_leaves_the_target_empty() {
+    for inside in [false, true] {
+        let donor = tiny();
+        let lab = Lab::of(&donor);
+        for k in 1.. {
+            let target = lab.site(&format!("data-{inside}-{k}"));
+            fs::create_dir(&target).unwrap();
+            let (result, reached) = fault::on(k, After::Works, || restore_here(&lab, &target, inside));
+            if result.is_err() {
+                assert!(names(&target).is_empty(), "operation {k}: {:?}", names(&target));
+            } else {
+                assert_restored(&donor, &[&target]);
+            }
+            if !reached {
+                assert!(result.is_ok() && k > 30);
+                break;
+            }
+        }
+    }
+}
+
+fn restore_here(lab: &Lab, target: &Path, inside: bool) -> Result<String> {
+    if inside {
+        return restore_inside(lab, target);
+    }
+    let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
+    let (result, text) = printed(false, |output| run(&args(target), &context, output));
+    result.map(|()| text)
+}
+
+#[test]
+fn whenever_a_restore_dies_no_server_starts_on_a_part_and_it_can_be_done_again() {
+    for inside in [false, true] {
+        let donor = tiny();
+        let lab = Lab::of(&donor);
+        for k in 1.. {
+            let target = lab.site(&format!("data-{inside}-{k}"));
+            fs::create_dir(&target).unwrap();
+            let (result, reached) = fault::on(k, After::Dead, || restore_here(&lab, &target, inside));
+            let whole = assert_starts_only_if_whole(&donor, &target);
+            assert!(whole || result.is_err(), "operation {k}");
+            if !whole {
+                match restore_here(&lab, &target, inside) {
+                    Ok(_) => assert_restored(&donor, &[&target]),
+                    Err(error) => {
+                        assert!(error.advice().is_some_and(|hint| hint.contains("-mindepth 1 -delete")), "{error}");
+                        assert!(inside);
+                    }
+                }
+            }
+            if !reached {
+                break;
+            }
+        }
+    }
 }
