@@ -51,7 +51,7 @@ pub(crate) struct Lab {
 }
 
 pub(crate) fn root(name: &str, kind: RootKind, path: &str) -> Root {
-    Root { name: RootName::new(name).unwrap(), kind, path: path.into(), link: None }
+    Root::new(RootName::new(name).unwrap(), kind, path)
 }
 
 pub(crate) fn file(path: &'static str, class: FileClass, bytes: impl Into<Vec<u8>>) -> Member {

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::*;
-use crate::archive::manifest::{FileClass, RootKind};
+use crate::archive::manifest::{FileClass, Referrer, ReferrerKind, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
@@ -163,6 +163,36 @@ fn every_root_goes_to_its_place_and_the_datadir_points_there() {
     let mut donor = donor;
     donor.members.retain(|member| member.path != "mybin.index");
     assert_restored(&donor, &[&data, &undo, &binlog, &sales]);
+}
+
+#[test]
+fn what_pointed_to_a_file_elsewhere_points_to_its_new_place() {
+    let mut donor = Donor::small();
+    let mut tablespace = root("tablespace-1", RootKind::Tablespace, "/mnt/ts");
+    let referrer = |path: &str, kind, target: &str| Referrer {
+        root: 0,
+        path: RelPath::new(path).unwrap(),
+        kind,
+        target: RelPath::new(target).unwrap(),
+    };
+    tablespace.referrers.push(referrer("shop/far.isl", ReferrerKind::Isl, "shop/far.ibd"));
+    tablespace.referrers.push(referrer("shop/isam.MYD", ReferrerKind::Symlink, "isam.MYD"));
+    donor.roots.push(tablespace);
+    donor.members.push(Member { root: 1, ..file("shop/far.ibd", FileClass::Innodb, noise(500, 41)) });
+    donor.members.push(Member { root: 1, ..file("isam.MYD", FileClass::Other, noise(500, 42)) });
+    donor.members.push(file("shop/far.isl", FileClass::Other, "/mnt/ts/shop/far.ibd"));
+    // An index with paths of the donor, in the datadir itself.
+    donor.members.push(file("mybin.index", FileClass::Generated, "/var/lib/mysql/mybin.000009\n"));
+    donor.members.push(file("mybin.000009", FileClass::Binlog, noise(500, 43)));
+    donor.members.push(file("mybin.000009.idx", FileClass::Binlog, noise(50, 44)));
+    let lab = Lab::of(&donor);
+    let (data, far) = (lab.site("data"), lab.site("far"));
+    restore(&lab, &RestoreArgs { roots: vec![mapping("tablespace-1", &far)], ..args(&data) }).unwrap();
+    assert_eq!(fs::read_to_string(data.join("shop/far.isl")).unwrap(), far.join("shop/far.ibd").to_str().unwrap());
+    assert_eq!(fs::read_link(data.join("shop/isam.MYD")).unwrap(), far.join("isam.MYD"));
+    assert_eq!(fs::read_to_string(data.join("mybin.index")).unwrap(), "./mybin.000009\n");
+    donor.members.retain(|member| !member.path.ends_with(".isl") && !member.path.ends_with(".index"));
+    assert_restored(&donor, &[&data, &far]);
 }
 
 #[test]
