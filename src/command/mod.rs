@@ -8,6 +8,7 @@ pub mod list;
 pub mod output;
 pub mod restore;
 pub mod show;
+pub mod verify;
 
 use std::num::NonZeroUsize;
 
