@@ -3,6 +3,7 @@
 pub mod owner;
 pub mod plan;
 pub mod site;
+pub mod stage;
 pub mod tree;
 
 mod finish;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::owner::Owners;
 use super::plan::{Plan, representative};
-use super::site::{Access, Site, Stage};
+use super::site::Site;
+use super::stage::{Access, Stage};
 use crate::archive::manifest::{FileClass, Manifest};
 use crate::command::human;
 use crate::dir::Dir;

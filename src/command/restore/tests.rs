@@ -366,6 +366,21 @@ fn where_nothing_can_be_made_beside_the_target_it_is_filled_from_inside() {
     assert!(found.is_empty(), "left over: {found:?}");
 }
 
+#[test]
+fn a_new_file_system_keeps_its_lost_and_found_whatever_happens() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    fs::create_dir_all(target.join("lost+found")).unwrap();
+    lab.cancel.raise(Reason::Signal("SIGINT"));
+    assert_eq!(restore(&lab, &args(&target)).unwrap_err().class(), Class::Cancelled);
+    assert_eq!(names(&target), ["lost+found"]);
+    let lab = Lab { cancel: Default::default(), ..lab };
+    restore(&lab, &args(&target)).unwrap();
+    assert_restored(&donor, &[&target]);
+    assert!(target.join("lost+found").is_dir());
+}
+
 /// What a server would find: nothing, guards that keep it out, or everything.
 fn assert_starts_only_if_whole(donor: &Donor, target: &Path) -> bool {
     let Ok(system) = fs::read(target.join("ibdata1")) else {
