@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn anything_that_readers_may_take_differently_is_refused() {
         for bytes in [
-            &b"9 size=7\n"[..],
+            &b"8 size=7\n"[..],
             b"11 size=7\n",
             b"10 size=-\n",
             b"10 size=+7\n",

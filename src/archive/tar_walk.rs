@@ -55,14 +55,23 @@ pub(super) struct TarWalk<'a> {
     manifest: &'a Manifest,
     known: HashMap<Vec<u8>, Known>,
     seen: Vec<Option<Seen>>,
+    /// Where every frame begins in the tar stream, and where the last one ends.
+    begins: Vec<u64>,
     position: u64,
     records: Records,
     inner: Option<Vec<u8>>,
+    inner_position: u64,
     state: State,
 }
 
-/// What the walk found wrong: with a file of the manifest, or with the archive.
-pub(super) type Fault = (Option<usize>, String);
+/// What the walk found wrong.
+pub(super) struct Fault {
+    /// The file of the manifest that is wrong; none if it is the archive.
+    pub(super) file: Option<usize>,
+    /// Where in the tar stream.
+    pub(super) position: u64,
+    pub(super) what: String,
+}
 
 impl<'a> TarWalk<'a> {
     pub(super) fn new(manifest: &'a Manifest) -> crate::Result<Self> {
@@ -87,21 +96,27 @@ impl<'a> TarWalk<'a> {
             known.insert(name, Known::Entry(index));
         }
         let seen = std::iter::repeat_with(|| None).take(manifest.files.len()).collect();
+        let mut begins = vec![0u64];
+        begins.extend(manifest.frames()?.iter().scan(0, |end, frame| {
+            *end += u64::from(frame.raw);
+            Some(*end)
+        }));
         let (records, state) = (Records::default(), State::Header);
-        Ok(Self { manifest, known, seen, position: 0, records, inner: None, state })
+        Ok(Self { manifest, known, seen, begins, position: 0, records, inner: None, inner_position: 0, state })
     }
 
     /// Goes on along the next bytes, which are whole blocks; an error says why the walk cannot go on.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         while !bytes.is_empty() {
-            let taken = self.step(bytes)?.min(bytes.len());
+            let position = self.position;
+            let taken = self.step(bytes).map_err(|(file, what)| Fault { file, position, what })?;
             self.position += taken as u64;
             bytes = &bytes[taken..];
         }
         Ok(())
     }
 
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, Wrong> {
         match &mut self.state {
             State::Header => {
                 let block = bytes.first_chunk::<BLOCK>().ok_or_else(|| broken("a header is cut off"))?;
@@ -141,7 +156,7 @@ impl<'a> TarWalk<'a> {
         }
     }
 
-    fn header(&mut self, block: &[u8; BLOCK]) -> Result<(), Fault> {
+    fn header(&mut self, block: &[u8; BLOCK]) -> Result<(), Wrong> {
         if block.iter().all(|byte| *byte == 0) {
             self.state = State::End(BLOCK as u64);
             return Ok(());
@@ -163,13 +178,17 @@ impl<'a> TarWalk<'a> {
         }
     }
 
-    fn member(&mut self, header: &Header, size: u64, kind: EntryKind) -> Result<(), Fault> {
+    fn member(&mut self, header: &Header, size: u64, kind: EntryKind) -> Result<(), Wrong> {
         let records = std::mem::take(&mut self.records);
         let name = records.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
         let shown = || crate::relpath::escape(&name);
         let size = records.size.unwrap_or(size);
         if self.inner.is_some() {
             return Err((None, format!("the member \"{}\" follows the manifest", shown())));
+        }
+        let room = self.begins.last().unwrap_or(&0).saturating_sub(self.position + BLOCK as u64);
+        if size > room {
+            return Err((None, format!("the member \"{}\" reaches beyond the end of the tar stream", shown())));
         }
         let is_directory = name.ends_with(b"/");
         if is_directory != (kind == EntryKind::Directory) || (is_directory && size != 0) {
@@ -181,6 +200,7 @@ impl<'a> TarWalk<'a> {
             Some(Known::Manifest) => {
                 let (left, padding) = lengths(size)?;
                 self.inner = Some(Vec::new());
+                self.inner_position = self.position;
                 self.state = State::Manifest { left, padding };
             }
             Some(Known::Entry(index)) => {
@@ -198,33 +218,44 @@ impl<'a> TarWalk<'a> {
 
     /// What is wrong after the last byte of the stream.
     pub(super) fn finish(self) -> Vec<Fault> {
+        let end = self.position;
+        let archive = |position, what: &str| Fault { file: None, position, what: what.to_owned() };
         let mut faults = Vec::new();
-        if !matches!(self.state, State::End(zeroes) if zeroes >= END_BYTES as u64) {
-            faults.push(broken("the tar stream does not end properly"));
-        }
-        let mut begins = vec![0u64];
-        for frame in self.manifest.frames.iter().flatten() {
-            begins.push(begins.last().unwrap_or(&0) + u64::from(frame.raw));
-        }
         for (index, (entry, seen)) in self.manifest.files.iter().zip(&self.seen).enumerate() {
-            let what =
-                seen.as_ref().map_or(Some("it is not in the tar stream"), |seen| difference(entry, seen, &begins));
-            faults.extend(what.map(|what| (Some(index), what.to_owned())));
+            let position = first_position(entry, &self.begins);
+            let what = match seen {
+                None => Some("it is not in the tar stream"),
+                Some(seen) => difference(entry, position, seen),
+            };
+            let position = position.or(seen.as_ref().map(|seen| seen.position)).unwrap_or(0);
+            faults.extend(what.map(|what| Fault { file: Some(index), position, what: what.to_owned() }));
         }
-        faults.extend(inner_fault(self.manifest, self.inner.as_deref()).map(broken));
+        if let Some(what) = inner_fault(self.manifest, self.inner.as_deref()) {
+            faults.push(archive(self.inner_position, what));
+        }
+        if !matches!(self.state, State::End(zeroes) if zeroes >= END_BYTES as u64) {
+            faults.push(archive(end, "the tar stream does not end properly"));
+        }
         faults
     }
 }
 
+/// Where in the tar stream the contents of an entry begin, if it has any.
+fn first_position(entry: &Entry, begins: &[u64]) -> Option<u64> {
+    let piece = entry.pieces.first()?;
+    begins.get(piece.frame as usize).map(|begin| begin + u64::from(piece.at))
+}
+
+/// What is wrong at the walk's position: with a file of the manifest, or with the archive.
+type Wrong = (Option<usize>, String);
+
 /// What the last member of an entry's name and the entry disagree about.
-fn difference(entry: &Entry, seen: &Seen, begins: &[u64]) -> Option<&'static str> {
-    let at =
-        entry.pieces.first().map(|piece| begins.get(piece.frame as usize).map(|begin| begin + u64::from(piece.at)));
+fn difference(entry: &Entry, position: Option<u64>, seen: &Seen) -> Option<&'static str> {
     let (uid, gid, user, group) = &seen.owners;
     let owners = (*uid, *gid, &user[..], &group[..]);
     if seen.size != entry.size {
         Some("its size in the tar stream is not the manifest's")
-    } else if at.is_some_and(|at| at != Some(seen.position)) {
+    } else if position.is_some_and(|position| position != seen.position) {
         Some("its place in the tar stream is not the manifest's")
     } else if seen.mode != entry.mode {
         Some("its mode in the tar stream is not the manifest's")
@@ -267,7 +298,7 @@ fn seen(header: &Header, records: Records, position: u64, size: u64) -> Result<S
     })
 }
 
-fn broken(what: &str) -> Fault {
+fn broken(what: &str) -> Wrong {
     (None, what.to_owned())
 }
 
@@ -276,7 +307,7 @@ fn skip(bytes: u64) -> State {
 }
 
 /// The length of contents that are kept, and of their padding.
-fn lengths(size: u64) -> Result<(usize, usize), Fault> {
+fn lengths(size: u64) -> Result<(usize, usize), Wrong> {
     let sane = size > 0 && size <= super::json::MANIFEST_BYTES_MAX;
     let size =
         usize::try_from(size).ok().filter(|_| sane).ok_or_else(|| broken("a tar member has an impossible size"))?;

@@ -22,7 +22,7 @@ use super::label::Label;
 use super::manifest::{Frame, Manifest, RootName};
 use super::progress::Progress;
 use super::read_at::ReadAt;
-use super::tar_walk::TarWalk;
+use super::tar_walk::{Fault, TarWalk};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result, one_line};
@@ -314,8 +314,8 @@ impl Check<'_> {
             }
         }
         if next == self.frames.len() {
-            for (file, what) in walk.map(TarWalk::finish).unwrap_or_default() {
-                self.note_fault(file, what, 0, findings);
+            for fault in walk.map(TarWalk::finish).unwrap_or_default() {
+                self.note_fault(fault, findings);
             }
         }
     }
@@ -335,23 +335,30 @@ impl Check<'_> {
         }
         slot.bad.iter().for_each(|wanted| findings.piece(wanted, frame, "its SHA-256 is not the manifest's"));
         let walked = walk.as_mut().map_or(Ok(()), |walk| walk.feed(&slot.raw[..slot.raw_len]));
-        if let Err((file, what)) = walked {
+        if let Err(fault) = walked {
             *walk = None;
-            self.note_fault(file, what, frame.offset, findings);
+            self.note_fault(fault, findings);
         }
     }
 
-    fn note_fault(&self, file: Option<usize>, what: String, archive_offset: u64, findings: &mut Findings<'_>) {
-        match file {
+    fn note_fault(&self, fault: Fault, findings: &mut Findings<'_>) {
+        let offset = self.frame_at(fault.position).map_or(0, |frame| frame.offset);
+        match fault.file {
             Some(index) => {
-                let entry = self.manifest.files.get(index);
-                let frame = entry
-                    .and_then(|entry| entry.pieces.first())
-                    .and_then(|piece| self.frames.get(piece.frame as usize));
-                let archive_offset = frame.map_or(archive_offset, |frame| frame.offset);
-                findings.file(index, 0, entry.map_or(0, |entry| entry.size), archive_offset, what);
+                let size = self.manifest.files.get(index).map_or(0, |entry| entry.size);
+                findings.file(index, 0, size, offset, fault.what);
             }
-            None => findings.whole(archive_offset, self.source.len().saturating_sub(archive_offset), what),
+            None => findings.whole(offset, self.source.len().saturating_sub(offset), fault.what),
         }
+    }
+
+    /// The frame that holds this position of the tar stream, or the last one.
+    fn frame_at(&self, position: u64) -> Option<&Frame> {
+        let mut end = 0;
+        let holds = |frame: &&Frame| {
+            end += u64::from(frame.raw);
+            position < end
+        };
+        self.frames.iter().find(holds).or(self.frames.last())
     }
 }
