@@ -1,0 +1,1 @@
+//! One donor run: the list of steps of `docs/design.md`, in its words.
