@@ -2,11 +2,15 @@
 
 pub mod archive;
 pub mod cancel;
+pub mod child;
+pub mod config;
 pub mod datadir;
 pub mod digest;
 pub mod error;
 pub mod gtid;
+pub mod log;
 pub mod relpath;
 pub mod sys;
+pub mod wsrep;
 
 pub use error::{Error, Result};
