@@ -4,12 +4,16 @@ pub mod archive;
 pub mod cancel;
 pub mod child;
 pub mod config;
+pub mod cli;
+pub mod command;
 pub mod datadir;
 pub mod digest;
+pub mod dir;
 pub mod error;
 pub mod gtid;
 pub mod log;
 pub mod relpath;
+pub mod store;
 pub mod sys;
 pub mod wsrep;
 
