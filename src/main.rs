@@ -14,7 +14,8 @@ use wsrep_sst_backup::{command, sys};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let environment = Environment::snapshot();
+    #[allow(clippy::disallowed_methods, reason = "the one snapshot")]
+    let environment = Environment::from_iter(std::env::vars_os());
     if Request::is_asked_by_a_server(&args) {
         // mysqld leaks its descriptors to us, both ends of our own stdout among them.
         sys::close_inherited_fds();

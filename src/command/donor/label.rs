@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::before::Prepared;
 use crate::archive::encode::Finished;
 use crate::archive::label::{BackupId, Label, Source, Stored};
 use crate::archive::manifest::{EntryKind, FORMAT_VERSION, Manifest};
 use crate::cancel::Cancel;
-use crate::datadir::variables::ServerVariables;
 use crate::digest::Digest;
 use crate::source::settle::Settled;
 use crate::store::MANIFEST_NAME;
 use crate::sys;
-use crate::wsrep::address::Address;
 use crate::wsrep::answer::Position;
 use crate::wsrep::request::Request;
 use crate::wsrep::server_process::ServerProcess;
@@ -46,11 +45,11 @@ impl Origin {
     /// Finds out what the server did not say on the command line.
     pub(super) fn of(
         request: &Request,
-        address: &Address,
-        variables: &ServerVariables,
+        prepared: &Prepared,
         server: &ServerProcess,
         cancel: &Cancel,
     ) -> Self {
+        let Prepared { address, variables, .. } = prepared;
         let told = request.mysqld_version.as_ref().map(|version| version.to_string_lossy().into_owned());
         Self {
             cluster: variables.wsrep_cluster_name.clone().unwrap_or_else(|| DEFAULT_CLUSTER.to_owned()),

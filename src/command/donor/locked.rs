@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::encode::{Encoder, EntryId, Meta};
-use crate::archive::manifest::{EntryKind, RootName};
+use crate::archive::manifest::{EntryKind, FileClass, RootName};
 use crate::cancel::Cancel;
 use crate::datadir::Datadir;
 use crate::datadir::inventory::{Found, Inventory, Key};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
+use crate::gtid::Gtid;
+use crate::relpath::RelPath;
 use crate::source::fingerprint::Stamp;
-use crate::source::settle::{Copied, Files, Held};
+use crate::source::settle::{Copied, Files, Held, Settled};
+use crate::wsrep::grastate;
 
 /// The donor's files as settling sees them.
 pub(super) struct Server<'a> {
@@ -53,15 +56,34 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
         Self { datadir, encoder, roots, entries: HashMap::new(), keys: HashMap::new() }
     }
 
-    /// Adds a member of the given content.
-    pub(super) fn add_bytes(&mut self, found: &Found, bytes: &[u8]) -> Result<()> {
-        let meta = self.meta(found)?;
-        self.encoder.add_bytes(meta, bytes).map(drop)
+    /// Adds the files that the backup makes itself; returns what the operator should know about all of them.
+    pub(super) fn finish(mut self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
+        let inventory = &settled.inventory;
+        for made in &inventory.generated {
+            let meta = self.meta(&made.found)?;
+            self.encoder.add_bytes(meta, &made.bytes)?;
+        }
+        let grastate = grastate::render(gtid, false);
+        let meta = Meta { size: grastate.len() as u64, ..self.grastate_meta(inventory)? };
+        self.encoder.add_bytes(meta, grastate.as_bytes())?;
+        let mut warnings = inventory.warnings.clone();
+        let exempt = settled.exempt.iter().map(|key| inventory.name(key));
+        warnings.extend(exempt.map(|name| format!("{name} is written by the server inside the window: its last rows may be cut")));
+        Ok(warnings)
+    }
+
+    /// `grastate.dat` belongs to whoever owns the datadir's files, and nobody else may write it.
+    fn grastate_meta(&self, inventory: &Inventory) -> Result<Meta> {
+        let like = inventory.files.iter().find(|found| found.root == 0 && found.class == FileClass::InnodbSystem);
+        let like = like.or_else(|| inventory.files.iter().find(|found| found.kind == EntryKind::File));
+        let like = like.ok_or_else(|| Error::new(Class::Refused, "there is no file in the datadir"))?;
+        let path = RelPath::new("grastate.dat")?;
+        Ok(Meta { root: 0, path, class: FileClass::Generated, mode: 0o660, sparse: false, ..self.meta(like)? })
     }
 
     fn meta(&self, found: &Found) -> Result<Meta> {
         let name = self.roots.get(found.root as usize).cloned();
-        let root_name = name.ok_or_else(|| Error::new(crate::error::Class::Unsettled, "a directory of the server came up during the backup"))?;
+        let root_name = name.ok_or_else(|| Error::new(Class::Unsettled, "a directory of the server came up during the backup"))?;
         Ok(Meta {
             root: found.root,
             root_name,

@@ -3,108 +3,107 @@
 //! Whatever fails before `done` ends the run with an error and nothing more on stdout: the server then lets its files go,
 //! counts the transfer as failed, and tells the cluster. Nothing is published before everything is on the disk.
 
+mod before;
 mod label;
 mod locked;
+mod report;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use tracing::{info, warn};
+use tracing::info;
 
-use self::label::Facts;
+use self::before::Prepared;
+use self::label::{Origin, Times};
 use self::locked::{Members, Server};
-use super::human;
-use crate::archive::encode::{EncodeOptions, Encoder, Finished, ManifestHead};
+use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
 use crate::cancel::Cancel;
-use crate::config::{Config, Environment};
-use crate::datadir::Datadir;
-use crate::datadir::inventory::{Found, Generated, Inventory};
-use crate::error::{Class, Error, Result};
+use crate::config::Environment;
+use crate::error::Result;
 use crate::monitor::Ticker;
 use crate::source::settle::{Rules, Settled, settle};
-use crate::store::{ArchiveFile, LocalRepository};
 use crate::sys;
-use crate::wsrep::address::Address;
 use crate::wsrep::answer::{Answers, Position};
 use crate::wsrep::request::Request;
 use crate::wsrep::server_process::ServerProcess;
-use crate::wsrep::session::{Idle, Session};
+use crate::wsrep::session::{Frozen, Idle, Released, Session};
+use crate::wsrep::stdin;
 use crate::wsrep::watch::Watch;
-use crate::wsrep::{grastate, stdin};
-
-/// Below this part of the data's size the free space is surely too little, whatever the data compresses to.
-const HOPELESS: u64 = 20;
 
 /// Answers the server that runs us: `args` are its arguments without the program's name.
 pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let started = sys::now();
-    let cancel = Cancel::default();
     let request = Request::parse(args)?;
-    let server = ServerProcess::find()?;
-    let mut watch = Watch::start(&cancel, Some(Box::new(server.try_clone()?)))?;
+    let cancel = Cancel::default();
+    let server = Arc::new(ServerProcess::find()?);
+    let mut watch = Watch::start(&cancel, Some(Box::new(Arc::clone(&server))))?;
     stdin::drain(std::io::stdin().as_fd(), &cancel)?;
-    info!("wsrep_sst_backup {} asked for {}", env!("CARGO_PKG_VERSION"), request.gtid);
+    report::asked(&request);
     let session = Session::on_stdout(request.progress);
     if request.bypass {
-        return bypass(session, &request);
+        return session.bypass(Position::asked(request.gtid, request.gtid_domain))?.done();
     }
 
-    let address = Address::parse(&request.address)?;
-    let (config, variables) = Config::of_server(&request, environment, &cancel)?;
-    let _only_run = lock(&variables.datadir)?;
-    let repository = LocalRepository::open(config.destination(&address)?)?;
-    repository.probe_writable()?;
-    let datadir = Datadir::open(&variables, config.binlogs, &[repository.path()])?;
-    let before = datadir.survey(&cancel)?;
-    datadir.check_readable(&before, &cancel)?;
-    check_space(&repository, before.total_bytes())?;
-    before.warnings.iter().for_each(|warning| warn!("{warning}"));
-
-    let node = label::node_name(&variables);
-    let id = BackupId::new(started, &node, sys::random_u16());
-    let (upload, archive) = repository.begin(&id, config.codec)?;
+    let prepared = Prepared::make(&request, environment, &cancel)?;
+    let Prepared { config, datadir, repository, inventory, .. } = &prepared;
+    let origin = Origin::of(&request, &prepared, &server, &cancel);
+    let id = BackupId::new(started, &origin.node, sys::random_u16());
+    let upload = repository.begin(&id, config.codec)?;
     let progress = Arc::new(Progress::default());
-    progress.set_total(before.total_bytes());
+    progress.set_total(inventory.total_bytes());
     let options = EncodeOptions { codec: config.codec, workers: config.workers };
-    let mut encoder = Encoder::start(options, archive, cancel.clone(), Arc::clone(&progress))?;
-    info!("backup {id}: {} in {} files, to {:?}", human::size(before.total_bytes()), before.files.len(), repository.path());
+    let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
+    report::prepared(&id, &prepared);
 
-    let answers = Answers::new(&variables.datadir, &datadir.grastate_directory(), request.gtid);
+    let answers = Answers::new(&prepared.variables.datadir, &datadir.grastate_directory(), request.gtid);
     let asked = Instant::now();
     let session = session.freeze(&answers, config.flush_timeout, &cancel)?;
-    let (opened, flush) = (Instant::now(), asked.elapsed());
+    let opened = Instant::now();
     watch.window_opened(config.frozen_limit);
-    let gtid = session.position().gtid();
-    info!("frozen at {gtid}; the server's flush took {} ms", flush.as_millis());
+    report::frozen(session.position(), opened - asked);
     let ticker = Ticker::start(Arc::clone(&progress))?;
-    let mut members = Members::new(&datadir, &mut encoder, &before);
-    let settled = settle(&mut Server { datadir: &datadir, cancel: &cancel }, &mut members, &Rules::locked(), &cancel)?;
-    session.recheck()?;
-    cancel.check()?;
-    let session = session.thaw()?;
+    let mut members = Members::new(datadir, &mut encoder, inventory);
+    let (session, settled) = copy(session, &mut members, &prepared, &cancel)?;
     watch.window_closed();
-    let frozen = opened.elapsed();
-    info!("the server goes on: it was frozen for {} ms, {} passes", frozen.as_millis(), settled.passes);
+    let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
+    report::thawed(times.frozen, &settled);
 
-    add_generated(&mut members, &settled.inventory, session.position())?;
-    drop(members);
-    let warnings = warnings(&settled);
-    let facts = Facts { request: &request, address: &address, variables: &variables, server: &server, node: &node };
-    let head = ManifestHead {
+    let position = session.position().clone();
+    let warnings = members.finish(&settled, position.gtid())?;
+    let Settled { inventory, .. } = &settled;
+    let finished = encoder.finish(ManifestHead {
         id: id.clone(),
-        gtid,
-        roots: settled.inventory.roots.clone(),
-        excluded: settled.inventory.excluded.clone(),
-        warnings: warnings.clone(),
-    };
-    let finished = encoder.finish(head)?;
+        gtid: position.gtid(),
+        roots: inventory.roots.clone(),
+        excluded: inventory.excluded.clone(),
+        warnings,
+    })?;
+    let manifest = finished.manifest.to_stored()?;
+    let label = origin.label(id, &position, times, &settled, &finished, &manifest);
+    cancel.check()?;
+    upload.commit(&manifest, &label)?;
     drop(ticker);
-    todo!()
+    report::published(&label, repository);
+    session.done()
+}
+
+/// The frozen window: copy until all copies show one instant, ask both witnesses once more, and let the server go on.
+fn copy<W: Write + Send + 'static>(
+    mut session: Session<Frozen>,
+    members: &mut Members<'_, W>,
+    prepared: &Prepared,
+    cancel: &Cancel,
+) -> Result<(Session<Released>, Settled)> {
+    session.total(prepared.inventory.total_bytes())?;
+    let mut server = Server { datadir: &prepared.datadir, cancel };
+    let settled = settle(&mut server, members, &Rules::locked(), cancel)?;
+    session.complete(settled.inventory.total_bytes())?;
+    report::agreement(session.recheck()?);
+    cancel.check()?;
+    Ok((session.thaw()?, settled))
 }
