@@ -42,6 +42,20 @@ impl Dir {
         Ok(Self { fd, path: path.to_owned() })
     }
 
+    /// The kernel's number of the mount that the directory was reached through: a mount point has another than its parent.
+    pub fn mount_id(&self) -> Result<String> {
+        let path = format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd());
+        let text = std::fs::read_to_string(&path).map_err(|cause| Error::io("read", &path, cause))?;
+        let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        id.map(|id| id.trim().to_owned()).ok_or_else(|| Error::new(Class::Io, format!("{path:?} names no mount")))
+    }
+
+    /// The same directory once more.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.try_clone().map_err(|cause| Error::io("open", &self.path, cause))?;
+        Ok(Self { fd, path: self.path.clone() })
+    }
+
     /// Where the directory was when it was opened.
     pub fn path(&self) -> &Path {
         &self.path

@@ -1,16 +1,14 @@
 //! Reading a local repository. What is read is hostile until its size, its digest and its names are proved.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
-
-use serde::Deserialize;
 
 use super::local::LocalRepository;
 use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME};
 use crate::archive::label::{BackupId, Label};
-use crate::archive::manifest::FORMAT_VERSION;
+use crate::archive::manifest::Manifest;
+use crate::archive::read_at::FileAt;
 use crate::digest::Digest;
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
@@ -22,12 +20,6 @@ pub struct Listing {
     pub labels: Vec<Label>,
     /// The directories that have a backup's name and no readable label, with the reason.
     pub broken: Vec<(BackupId, Error)>,
-}
-
-/// The part of a label that every version has.
-#[derive(Deserialize)]
-struct Version {
-    format_version: u32,
 }
 
 impl LocalRepository {
@@ -52,22 +44,15 @@ impl LocalRepository {
     /// The label of the backup `id`.
     pub fn label(&self, id: &BackupId) -> Result<Label> {
         let dir = self.backup(id)?;
-        let path = dir.path().join(LABEL_NAME);
         if dir.stat(LABEL_NAME)?.is_none() {
             let text = format!("{id} is no backup: it has no label ({LABEL_NAME})");
             return Err(Error::new(Class::Damage, text).hint(format!("its removal was interrupted: {:?}", dir.path())));
         }
         let text = read_bounded(&dir, LABEL_NAME, LABEL_LIMIT)?;
-        let damaged = |cause: serde_json::Error| {
-            Error::new(Class::Damage, format!("the label {path:?} is damaged")).because(cause)
+        let in_place = |error: Error| {
+            Error::new(error.class(), format!("cannot use the label of {id}")).because(error)
         };
-        let version: Version = serde_json::from_slice(&text).map_err(damaged)?;
-        if version.format_version != FORMAT_VERSION {
-            let found = version.format_version;
-            let text = format!("the backup {id} has format version {found}: this program reads {FORMAT_VERSION}");
-            return Err(Error::new(Class::Unsupported, text).hint("use the version of wsrep_sst_backup that wrote it"));
-        }
-        let label: Label = serde_json::from_slice(&text).map_err(damaged)?;
+        let label = Label::parse(&text).map_err(in_place)?;
         check_names(&label, id)?;
         Ok(label)
     }
@@ -109,8 +94,21 @@ impl LocalRepository {
     }
 
     /// The archive of a backup, for reading.
-    pub fn open_archive(&self, label: &Label) -> Result<File> {
-        self.backup(&label.id)?.open_file(&label.archive.name).map_err(|error| damaged(error, label, "archive"))
+    pub fn open_archive(&self, label: &Label) -> Result<FileAt> {
+        let dir = self.backup(&label.id)?;
+        let file = dir.open_file(&label.archive.name).map_err(|error| damaged(error, label, "archive"))?;
+        FileAt::new(file, dir.path().join(&label.archive.name))
+    }
+
+    /// The manifest of a backup, proved to be the one that the label names.
+    pub fn manifest(&self, label: &Label) -> Result<Manifest> {
+        let manifest = Manifest::from_stored(&self.manifest_stored(label)?)
+            .map_err(|error| Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error))?;
+        if (&manifest.id, manifest.gtid, manifest.codec) != (&label.id, label.gtid, label.codec) {
+            let text = format!("the label of {} is damaged: id, position or compression is not the manifest's", label.id);
+            return Err(Error::new(Class::Damage, text));
+        }
+        Ok(manifest)
     }
 
     /// The stored bytes of a backup's manifest, proved to be those that the label names.

@@ -144,9 +144,7 @@ impl<'a> LocalUpload<'a> {
 
 /// The label as stored.
 fn label_text(label: &Label) -> Result<Vec<u8>> {
-    let fail = |cause| Error::new(Class::Io, format!("cannot write the label of {}", label.id)).because(cause);
-    let mut text = serde_json::to_vec_pretty(label).map_err(fail)?;
-    text.push(b'\n');
+    let text = label.to_json()?;
     if text.len() as u64 > LABEL_LIMIT {
         return Err(Error::new(Class::Refused, format!("the label is larger than {LABEL_LIMIT} bytes")));
     }

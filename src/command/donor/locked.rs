@@ -57,7 +57,7 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
     }
 
     /// Adds the files that the backup makes itself; returns what the operator should know about all of them.
-    pub(super) fn finish(mut self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
+    pub(super) fn finish(self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
         let inventory = &settled.inventory;
         for made in &inventory.generated {
             let meta = self.meta(&made.found)?;

@@ -14,8 +14,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::info;
-
 use self::before::Prepared;
 use self::label::{Origin, Times};
 use self::locked::{Members, Server};
@@ -31,7 +29,7 @@ use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
 use crate::wsrep::request::Request;
 use crate::wsrep::server_process::ServerProcess;
-use crate::wsrep::session::{Frozen, Idle, Released, Session};
+use crate::wsrep::session::{Frozen, Released, Session};
 use crate::wsrep::stdin;
 use crate::wsrep::watch::Watch;
 
