@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     log::start(Face::Operator, tracing::Level::INFO);
-    status(caught(|| command::run(cli, &environment)), Error::exit_status)
+    status(caught(|| command::operator::run(&cli, &environment)), Error::exit_status)
 }
 
 /// A bug must not look like an errno of somebody else's: a panic's own exit status is "network is unreachable".

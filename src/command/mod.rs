@@ -3,6 +3,7 @@
 pub mod donor;
 pub mod human;
 pub mod list;
+pub mod operator;
 pub mod output;
 pub mod restore;
 

@@ -42,7 +42,7 @@ impl Prepared {
     /// Reads the configuration, takes the lock, tries the repository, and looks at every file.
     pub(super) fn make(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
         let address = Address::parse(&request.address)?;
-        let files = OptionFiles::of_server(environment, request)?;
+        let files = OptionFiles::of_server(environment, &request.defaults)?;
         let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
         let variables = server::variables(request, &files.server(cancel)?, environment);
         let only_run = lock(&variables.datadir)?;
