@@ -62,9 +62,53 @@ pub struct Root {
     /// Where it was on the donor (absolute).
     #[serde(with = "escaped_path")]
     pub path: PathBuf,
-    /// For a symlinked database: the link's place in the datadir.
+    /// Where the datadir has a symbolic link to this directory: a symlinked database, mostly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<RelPath>,
+    /// Whose the directory itself was, and its mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// What on the donor pointed to single files of this root, to be made again when it is restored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<Referrer>,
+}
+
+/// The owner and mode of a root's own directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Permission bits (no file type).
+    pub mode: u32,
+    /// The owner's number on the donor.
+    pub uid: u32,
+    /// The group's number on the donor.
+    pub gid: u32,
+    /// The owner's name on the donor, empty if it had none.
+    pub user: String,
+    /// The group's name on the donor, empty if it had none.
+    pub group: String,
+}
+
+/// A name on the donor that stands for a file elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Referrer {
+    /// The root that the name is in, as an index into [`Manifest::roots`].
+    pub root: u32,
+    /// The name's path below that root.
+    pub path: RelPath,
+    /// How it points.
+    pub kind: ReferrerKind,
+    /// The file that it points to, below the root that has this record.
+    pub target: RelPath,
+}
+
+/// How a [`Referrer`] points to its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReferrerKind {
+    /// A symbolic link. It is not a member of the archive.
+    Symlink,
+    /// A text file of InnoDB (`.isl`) that holds the file's path. It is a member of the archive, as it was on the donor.
+    Isl,
 }
 
 /// What a root is for the server.
@@ -79,13 +123,15 @@ pub enum RootKind {
     InnodbLogGroupHome,
     /// `innodb_undo_directory`.
     InnodbUndo,
+    /// `innodb_doublewrite_dir` (MySQL 8.0).
+    InnodbDoublewrite,
     /// `aria_log_dir_path`.
     AriaLog,
-    /// The directory of `log_bin`.
+    /// The directory of `log_bin`, or of `log_bin_index`.
     Binlog,
     /// The target of a database that is a symbolic link in the datadir.
     Database,
-    /// The target of `DATA DIRECTORY` or `INDEX DIRECTORY`.
+    /// The target of `DATA DIRECTORY`, `INDEX DIRECTORY` or another link to a file; a directory of `innodb_directories`.
     Tablespace,
 }
 
@@ -233,6 +279,13 @@ pub(super) fn member_path(root: u32, name: &RootName, path: &RelPath) -> Vec<u8>
     }
     member.extend_from_slice(path.as_bytes());
     member
+}
+
+impl Root {
+    /// A root that nothing points to.
+    pub fn new(name: RootName, kind: RootKind, path: impl Into<PathBuf>) -> Self {
+        Self { name, kind, path: path.into(), link: None, owner: None, referrers: Vec::new() }
+    }
 }
 
 impl RootName {
