@@ -58,3 +58,29 @@ impl AsFd for Pidfd {
         self.0.as_fd()
     }
 }
+
+/// The clock that file systems stamp files with (`CLOCK_REALTIME`): seconds since 1970 and nanoseconds.
+pub fn file_clock() -> (i64, u32) {
+    use nix::time::{ClockId, clock_gettime};
+    // The call fails only for a clock that does not exist; 1970 makes no file look old.
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or((0, 0), |time| (time.tv_sec(), time.tv_nsec() as u32))
+}
+
+/// How far apart two time stamps of one file are at least if they differ: the tick of `CLOCK_REALTIME_COARSE`.
+pub fn file_clock_tick() -> std::time::Duration {
+    use nix::time::{ClockId, clock_getres};
+    // 10 ms is the coarsest tick that Linux can be built with.
+    clock_getres(ClockId::CLOCK_REALTIME_COARSE).map_or(std::time::Duration::from_millis(10), std::time::Duration::from)
+}
+
+/// The machine's name.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A number that two runs of one second do not share: not for secrets.
+pub fn random_u16() -> u16 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds it from the operating system.
+    std::hash::RandomState::new().build_hasher().finish() as u16
+}

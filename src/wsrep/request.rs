@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use crate::config::print_defaults::Defaults;
 use crate::error::{Class, Error, Result, printable};
 use crate::gtid::Gtid;
 
@@ -33,12 +34,8 @@ pub struct Request {
     pub bypass: bool,
     /// `--progress`: above 0 the server understands progress lines.
     pub progress: u32,
-    /// `--defaults-file`, which the server itself was started with.
-    pub defaults_file: Option<OsString>,
-    /// `--defaults-extra-file`.
-    pub defaults_extra_file: Option<OsString>,
-    /// `--defaults-group-suffix`.
-    pub defaults_group_suffix: Option<OsString>,
+    /// The option files that the server itself was started with.
+    pub defaults: Defaults,
     /// `--socket`.
     pub socket: Option<PathBuf>,
     /// `--binlog`: the base name of the binary logs, if they are on.
@@ -92,9 +89,11 @@ impl Request {
             address: OsString::from_vec(address),
             bypass: raw.bypass,
             progress: raw.progress()?,
-            defaults_file: raw.take("defaults-file"),
-            defaults_extra_file: raw.take("defaults-extra-file"),
-            defaults_group_suffix: raw.take("defaults-group-suffix"),
+            defaults: Defaults {
+                file: raw.take("defaults-file"),
+                extra_file: raw.take("defaults-extra-file"),
+                group_suffix: raw.take("defaults-group-suffix"),
+            },
             socket: raw.take("socket").map(Into::into),
             binlog: raw.take("binlog").map(Into::into),
             binlog_index: raw.take("binlog-index").map(Into::into),
