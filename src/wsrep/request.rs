@@ -267,9 +267,11 @@ mod tests {
                 address: "far/r-1".into(),
                 bypass: false,
                 progress: 1,
-                defaults_file: Some("/etc/n.cnf".into()),
-                defaults_extra_file: Some("/etc/x.cnf".into()),
-                defaults_group_suffix: Some("_n2".into()),
+                defaults: Defaults {
+                    file: Some("/etc/n.cnf".into()),
+                    extra_file: Some("/etc/x.cnf".into()),
+                    group_suffix: Some("_n2".into()),
+                },
                 socket: Some("/run/m.sock".into()),
                 binlog: Some("mybin".into()),
                 binlog_index: Some("myidx".into()),
@@ -305,7 +307,7 @@ mod tests {
         ])
         .unwrap();
         assert!(cs57.bypass && cs57.address.is_empty() && cs57.progress == 0);
-        assert_eq!((cs57.defaults_file, cs57.defaults_group_suffix, cs57.gtid_domain), (None, None, None));
+        assert_eq!((cs57.defaults, cs57.gtid_domain), (Defaults::default(), None));
         let cs80 = parse(&[
             "--role",
             "donor",
