@@ -1,6 +1,8 @@
 //! The use-cases, one file each.
 
 pub mod donor;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod human;
 pub mod list;
 pub mod operator;

@@ -49,6 +49,8 @@ impl Drop for Bar {
 }
 
 fn style() -> ProgressStyle {
-    let form = "{msg} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-    ProgressStyle::with_template(form).map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+    let form =
+        "{msg} [{bar:30}] {percent:>3} %  {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    ProgressStyle::with_template(form)
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
 }

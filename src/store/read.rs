@@ -49,9 +49,7 @@ impl LocalRepository {
             return Err(Error::new(Class::Damage, text).hint(format!("its removal was interrupted: {:?}", dir.path())));
         }
         let text = read_bounded(&dir, LABEL_NAME, LABEL_LIMIT)?;
-        let in_place = |error: Error| {
-            Error::new(error.class(), format!("cannot use the label of {id}")).because(error)
-        };
+        let in_place = |error: Error| Error::new(error.class(), format!("cannot use the label of {id}")).because(error);
         let label = Label::parse(&text).map_err(in_place)?;
         check_names(&label, id)?;
         Ok(label)
@@ -102,10 +100,12 @@ impl LocalRepository {
 
     /// The manifest of a backup, proved to be the one that the label names.
     pub fn manifest(&self, label: &Label) -> Result<Manifest> {
-        let manifest = Manifest::from_stored(&self.manifest_stored(label)?)
-            .map_err(|error| Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error))?;
+        let manifest = Manifest::from_stored(&self.manifest_stored(label)?).map_err(|error| {
+            Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error)
+        })?;
         if (&manifest.id, manifest.gtid, manifest.codec) != (&label.id, label.gtid, label.codec) {
-            let text = format!("the label of {} is damaged: id, position or compression is not the manifest's", label.id);
+            let text =
+                format!("the label of {} is damaged: id, position or compression is not the manifest's", label.id);
             return Err(Error::new(Class::Damage, text));
         }
         Ok(manifest)

@@ -1,7 +1,7 @@
 //! What every store promises, and what this one does when the disk does not.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use super::upload::LocalUpload;
 use super::*;
 use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label, Source, Stored};
+use crate::archive::read_at::ReadAt;
 use crate::digest::Digest;
 use crate::dir::fault::{self, After};
 use crate::error::{Class, Result};
@@ -82,8 +83,9 @@ fn assert_whole(store: &LocalRepository, id: &BackupId) {
     let found = store.label(id).unwrap();
     assert_eq!(found, label(id));
     assert_eq!(store.manifest_stored(&found).unwrap(), MANIFEST);
-    let mut archive = Vec::new();
-    store.open_archive(&found).unwrap().read_to_end(&mut archive).unwrap();
+    let stored = store.open_archive(&found).unwrap();
+    let mut archive = vec![0; stored.len() as usize];
+    stored.read_exact_at(&mut archive, 0).unwrap();
     assert_eq!(archive, ARCHIVE);
 }
 

@@ -52,9 +52,11 @@ pub(super) fn report(
     let time = human::between(context.now, crate::sys::now());
     let next = next(label, target, purpose);
 
-    let roots = manifest.roots.iter().zip(targets).filter_map(|(root, path)| {
-        Some(Place { name: root.name.as_str(), path: shown(path.as_deref()?) })
-    });
+    let roots = manifest
+        .roots
+        .iter()
+        .zip(targets)
+        .filter_map(|(root, path)| Some(Place { name: root.name.as_str(), path: shown(path.as_deref()?) }));
     let roots: Vec<Place<'_>> = roots.collect();
     for root in roots.iter().skip(1) {
         output.line(format!("{} is in {}", root.name, root.path))?;

@@ -162,9 +162,8 @@ fn missing_roots(missing: &[&Root]) -> Error {
 
 fn unknown_root(manifest: &Manifest, name: &str) -> Error {
     let names = manifest.roots.iter().skip(1).map(|root| root.name.as_str());
-    let nearest = names.max_by(|one, other| {
-        strsim::jaro_winkler(one, name).total_cmp(&strsim::jaro_winkler(other, name))
-    });
+    let nearest =
+        names.max_by(|one, other| strsim::jaro_winkler(one, name).total_cmp(&strsim::jaro_winkler(other, name)));
     let error = Error::new(Class::Usage, format!("the backup has no root {name:?}"));
     match nearest {
         Some(nearest) => error.hint(format!("did you mean {nearest}? `show` lists the roots")),
@@ -184,7 +183,8 @@ pub fn representative(manifest: &Manifest, root: u32) -> Option<usize> {
 fn own_files(manifest: &Manifest, wish: &Wish<'_>, targets: &[Option<PathBuf>]) -> Result<Vec<OwnFile>> {
     let mut own = Vec::new();
     if wish.purpose != Purpose::Standalone {
-        let stored = manifest.files.iter().position(|entry| entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes());
+        let stored =
+            manifest.files.iter().position(|entry| entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes());
         let nothing = || Error::new(Class::Damage, "the manifest names no file of the datadir");
         let like = stored.or_else(|| representative(manifest, 0)).ok_or_else(nothing)?;
         let bytes = grastate(manifest, wish.purpose).into_bytes();
@@ -214,7 +214,9 @@ fn binlog_indices(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFi
     let mut bytes = Vec::new();
     for log in logs {
         match targets.get(log.root as usize).and_then(Option::as_ref) {
-            Some(target) if log.root != 0 => bytes.extend_from_slice(target.join(log.path.as_path()).as_os_str().as_bytes()),
+            Some(target) if log.root != 0 => {
+                bytes.extend_from_slice(target.join(log.path.as_path()).as_os_str().as_bytes())
+            }
             _ => bytes.extend([b"./".as_slice(), log.path.as_bytes()].concat()),
         }
         bytes.push(b'\n');

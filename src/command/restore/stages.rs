@@ -86,9 +86,8 @@ fn guarded(manifest: &Manifest, sites: &[Option<Site>]) -> Result<Vec<(usize, Os
     }
     let system = |entry: &&crate::archive::manifest::Entry| entry.class == FileClass::InnodbSystem;
     let first = manifest.files.iter().filter(system).find(|entry| entry.path.depth() == 1);
-    let (root, name) = first.map_or((0, SYSTEM_TABLESPACE.into()), |entry| {
-        (entry.root as usize, entry.path.file_name().to_owned())
-    });
+    let (root, name) =
+        first.map_or((0, SYSTEM_TABLESPACE.into()), |entry| (entry.root as usize, entry.path.file_name().to_owned()));
     let mut guarded = vec![(root, name)];
     if root != 0 {
         // Nothing of InnoDB's is looked for here, but Aria's control file is.

@@ -1,0 +1,310 @@
+//! What a restore promises: whole or absent, exact, never outside its targets.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::unistd::geteuid;
+
+use super::*;
+use crate::archive::manifest::{FileClass, RootKind};
+use crate::cancel::Reason;
+use crate::cli::RootMapping;
+use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
+use crate::error::Class;
+use crate::relpath::RelPath;
+
+fn args(target: &Path) -> RestoreArgs {
+    RestoreArgs { id: "latest".to_owned(), target: target.to_owned(), ..RestoreArgs::default() }
+}
+
+fn restore(lab: &Lab, args: &RestoreArgs) -> Result<String> {
+    let (result, text) = printed(false, |output| run(args, &lab.context(), output));
+    result.map(|()| text)
+}
+
+/// Compares everything that a restore promises.
+fn assert_restored(donor: &Donor, places: &[&Path]) {
+    for member in donor.members.iter().filter(|member| member.path != "grastate.dat") {
+        let path = places[member.root as usize].join(member.path);
+        let meta = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o7777, member.mode, "{path:?}");
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_700_000_000, 123_456_789), "{path:?}");
+        match &member.bytes {
+            Some(bytes) => assert!(fs::read(&path).unwrap() == *bytes, "{path:?}"),
+            None => assert!(meta.is_dir(), "{path:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_restored_tree_is_the_donors_with_galeras_state() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    let text = restore(&lab, &args(&target)).unwrap();
+    assert_restored(&donor, &[&target]);
+    let grastate = fs::read_to_string(target.join("grastate.dat")).unwrap();
+    let (uuid, seqno) = GTID.split_once(':').unwrap();
+    assert_eq!(
+        grastate,
+        format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: 0\n")
+    );
+    assert_eq!(fs::metadata(target.join("grastate.dat")).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(names(&lab.site("")).iter().filter(|name| !name.starts_with("data")).count(), 0, "nothing beside");
+    assert!(text.contains("by IST from write set 78"), "{text}");
+    let blocks = fs::metadata(target.join("shop/holes.ibd")).unwrap().blocks();
+    assert!(blocks * 512 < 1 << 20, "the holes were filled: {blocks} blocks");
+}
+
+#[test]
+fn every_codec_restores() {
+    for codec in ["none", "gzip"] {
+        let donor = Donor { codec: crate::archive::codec::Codec::new(codec, None).unwrap(), ..Donor::small() };
+        let lab = Lab::of(&donor);
+        restore(&lab, &args(&lab.site("data"))).unwrap();
+        assert_restored(&donor, &[&lab.site("data")]);
+    }
+}
+
+#[test]
+fn bootstrap_says_so_and_standalone_knows_no_cluster() {
+    let lab = Lab::small();
+    let bootstrap = RestoreArgs { bootstrap: true, ..args(&lab.site("first")) };
+    restore(&lab, &bootstrap).unwrap();
+    assert!(fs::read_to_string(lab.site("first/grastate.dat")).unwrap().contains("safe_to_bootstrap: 1"));
+    let standalone = RestoreArgs { standalone: true, ..args(&lab.site("alone")) };
+    restore(&lab, &standalone).unwrap();
+    assert!(!lab.site("alone/grastate.dat").exists());
+}
+
+#[test]
+fn an_empty_target_is_taken_with_its_mode_and_a_full_one_is_not_touched() {
+    let lab = Lab::small();
+    let target = lab.site("data");
+    fs::create_dir(&target).unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o751)).unwrap();
+    restore(&lab, &args(&target)).unwrap();
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o751);
+
+    let before = names(&lab.site(""));
+    let error = restore(&lab, &args(&target)).unwrap_err();
+    assert_eq!(error.class(), Class::Refused);
+    assert_eq!(names(&lab.site("")), before);
+    fs::write(lab.site("file"), "x").unwrap();
+    assert_eq!(restore(&lab, &args(&lab.site("file"))).unwrap_err().class(), Class::Refused);
+    symlink("/nowhere/at/all", lab.site("dangling")).unwrap();
+    assert_eq!(restore(&lab, &args(&lab.site("dangling"))).unwrap_err().class(), Class::Refused);
+    let error = restore(&lab, &args(&lab.site("no/such/parent"))).unwrap_err();
+    assert!(error.advice().unwrap().contains("mkdir -p"));
+}
+
+#[test]
+fn a_target_that_is_a_link_to_an_empty_directory_fills_that_directory() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    fs::create_dir(lab.site("real")).unwrap();
+    symlink(lab.site("real"), lab.site("link")).unwrap();
+    restore(&lab, &args(&lab.site("link"))).unwrap();
+    assert!(fs::symlink_metadata(lab.site("link")).unwrap().is_symlink());
+    assert_restored(&donor, &[&lab.site("real")]);
+}
+
+fn with_roots() -> Donor {
+    let mut donor = Donor::small();
+    donor.roots.push(root("innodb-undo", RootKind::InnodbUndo, "/ssd/undo"));
+    donor.roots.push(root("binlog", RootKind::Binlog, "/ssd/binlog"));
+    let mut shop = root("database-sales", RootKind::Database, "/big/sales");
+    shop.link = Some(RelPath::new("sales").unwrap());
+    donor.roots.push(shop);
+    let other = |root, member: Member| Member { root, ..member };
+    donor.members.push(other(1, file("undo001", FileClass::InnodbUndo, noise(5000, 20))));
+    donor.members.push(other(2, file("mybin.000009", FileClass::Binlog, noise(500, 21))));
+    donor.members.push(other(2, file("mybin.000010", FileClass::Binlog, noise(500, 22))));
+    donor.members.push(other(2, file("mybin.index", FileClass::Generated, "/ssd/binlog/mybin.000009\n")));
+    donor.members.push(other(3, file("t.ibd", FileClass::Innodb, noise(500, 23))));
+    donor
+}
+
+fn mapping(name: &str, path: &Path) -> RootMapping {
+    RootMapping { name: name.to_owned(), path: path.to_owned() }
+}
+
+#[test]
+fn missing_roots_are_named_ready_to_paste_before_anything_is_written() {
+    let lab = Lab::of(&with_roots());
+    let given = RestoreArgs { roots: vec![mapping("innodb-undo", &lab.site("undo"))], ..args(&lab.site("data")) };
+    let error = restore(&lab, &given).unwrap_err();
+    assert_eq!(error.class(), Class::Usage);
+    let hint = error.advice().unwrap();
+    assert!(hint.contains("--root binlog=/ssd/binlog --root database-sales=/big/sales"), "{hint}");
+    assert!(hint.contains("--without-binlogs"));
+    assert!(names(&lab.site("")).is_empty());
+    for (name, says) in [("inodb-undo", "innodb-undo"), ("datadir", "--target")] {
+        let wrong = RestoreArgs { roots: vec![mapping(name, &lab.site("x"))], ..args(&lab.site("data")) };
+        let error = restore(&lab, &wrong).unwrap_err();
+        assert!(format!("{error} {:?}", error.advice()).contains(says));
+    }
+}
+
+#[test]
+fn every_root_goes_to_its_place_and_the_datadir_points_there() {
+    let donor = with_roots();
+    let lab = Lab::of(&donor);
+    let (data, undo, binlog, sales) = (lab.site("data"), lab.site("undo"), lab.site("logs"), lab.site("sales"));
+    let roots = vec![mapping("innodb-undo", &undo), mapping("binlog", &binlog), mapping("database-sales", &sales)];
+    restore(&lab, &RestoreArgs { roots, ..args(&data) }).unwrap();
+    assert_eq!(fs::read_link(data.join("sales")).unwrap(), sales);
+    let index = fs::read_to_string(binlog.join("mybin.index")).unwrap();
+    let (one, two) = (binlog.join("mybin.000009"), binlog.join("mybin.000010"));
+    assert_eq!(index, format!("{}\n{}\n", one.display(), two.display()));
+    let mut donor = donor;
+    donor.members.retain(|member| member.path != "mybin.index");
+    assert_restored(&donor, &[&data, &undo, &binlog, &sales]);
+}
+
+#[test]
+fn without_binlogs_their_root_is_not_needed() {
+    let lab = Lab::of(&with_roots());
+    let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", &lab.site("sales"))];
+    restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) }).unwrap();
+    assert!(names(&lab.site("")).iter().all(|name| !name.contains("mybin")));
+}
+
+#[test]
+fn targets_inside_each_other_or_in_the_repository_are_refused() {
+    let lab = Lab::of(&with_roots());
+    let roots = |undo: &Path| RestoreArgs {
+        roots: vec![mapping("innodb-undo", undo), mapping("database-sales", &lab.site("sales"))],
+        without_binlogs: true,
+        ..args(&lab.site("data"))
+    };
+    assert_eq!(restore(&lab, &roots(&lab.site("data"))).unwrap_err().class(), Class::Refused);
+    fs::create_dir(lab.site("data")).unwrap();
+    assert_eq!(restore(&lab, &roots(&lab.site("data/undo"))).unwrap_err().class(), Class::Refused);
+    let inside = lab.repository.path().join("data");
+    assert_eq!(
+        restore(&lab, &RestoreArgs { target: inside, ..roots(&lab.site("u")) }).unwrap_err().class(),
+        Class::Refused
+    );
+    assert_eq!(names(&lab.site("")), ["data"]);
+}
+
+#[test]
+fn a_failure_takes_every_root_back() {
+    let lab = Lab::of(&with_roots());
+    // The last thing that a restore looks at: a frame of the redo log.
+    let path = lab.stored("archive.tar.zst");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fs::create_dir(lab.site("undo")).unwrap();
+    let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", &lab.site("sales"))];
+    let error = restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) }).unwrap_err();
+    assert_eq!(error.class(), Class::Damage, "{error}");
+    assert_eq!(names(&lab.site("")), ["undo"]);
+}
+
+#[test]
+fn a_restore_that_is_stopped_leaves_nothing() {
+    let lab = Lab::small();
+    lab.cancel.raise(Reason::Signal("SIGINT"));
+    let error = restore(&lab, &args(&lab.site("data"))).unwrap_err();
+    assert_eq!(error.class(), Class::Cancelled);
+    assert!(names(&lab.site("")).is_empty());
+}
+
+#[test]
+fn what_a_killed_restore_left_beside_the_target_is_removed_by_the_next() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let dead = lab.site(".data.wsrep_sst_backup.partial-0000abcd");
+    fs::create_dir_all(dead.join("shop")).unwrap();
+    fs::write(dead.join("shop/half.ibd"), "half").unwrap();
+    restore(&lab, &args(&lab.site("data"))).unwrap();
+    assert!(!dead.exists());
+    assert_restored(&donor, &[&lab.site("data")]);
+}
+
+#[test]
+fn an_owner_that_this_host_does_not_know_is_an_error_before_anything_is_written() {
+    let lab = Lab::of(&Donor { user: "no-such-user-here".to_owned(), ..Donor::small() });
+    let target = lab.site("data");
+    if geteuid().is_root() {
+        let error = restore(&lab, &args(&target)).unwrap_err();
+        assert!(error.advice().unwrap().contains("--owner mysql:mysql"));
+        assert!(names(&lab.site("")).is_empty());
+        restore(&lab, &RestoreArgs { owner: Some("12345:54321".to_owned()), ..args(&target) }).unwrap();
+        for name in ["", "ibdata1", "shop", "grastate.dat"] {
+            let meta = fs::metadata(target.join(name)).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (12345, 54321), "{name}");
+        }
+    } else {
+        let text = restore(&lab, &args(&target)).unwrap();
+        assert!(text.contains("not root"));
+        let error = restore(&lab, &RestoreArgs { owner: Some("0:0".to_owned()), ..args(&lab.site("x")) }).unwrap_err();
+        assert_eq!(error.class(), Class::Refused);
+    }
+}
+
+#[test]
+fn a_manifest_cannot_lead_outside_the_target() {
+    let outside = tempfile::tempdir().unwrap();
+    // A path that is not one below a root cannot even be parsed: the text of the manifest is forged.
+    for path in ["../evil", "/etc/evil", "shop/../../evil", "%2e%2e/evil"] {
+        let lab = Lab::small();
+        let id = ID.parse().unwrap();
+        let mut label = lab.repository.label(&id).unwrap();
+        let json = lab.repository.manifest(&label).unwrap().to_json().unwrap();
+        let json = String::from_utf8(json).unwrap().replace("shop/db.opt", path);
+        let stored = zstd::bulk::compress(json.as_bytes(), 1).unwrap();
+        label.manifest.bytes = stored.len() as u64;
+        label.manifest.sha256 = crate::digest::Digest::of(&stored);
+        fs::write(lab.stored("manifest.json.zst"), stored).unwrap();
+        fs::write(lab.stored("backup.json"), label.to_json().unwrap()).unwrap();
+        assert_eq!(restore(&lab, &args(&lab.site("data"))).unwrap_err().class(), Class::Damage, "{path}");
+        assert!(names(&lab.site("")).is_empty(), "{path}");
+    }
+    // A database that is a link to the outside, and a file that claims to be in it.
+    let lab = Lab::of(&with_roots());
+    lab.forge(|manifest| manifest.roots[3].link = Some(RelPath::new("shop").unwrap()));
+    let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", outside.path())];
+    let result = restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) });
+    assert_eq!(result.unwrap_err().class(), Class::Damage);
+    assert!(names(outside.path()).is_empty());
+}
+
+#[test]
+fn a_path_deeper_than_can_be_taken_back_is_refused() {
+    let lab = Lab::small();
+    let deep = vec!["d"; 60].join("/");
+    lab.forge(|manifest| manifest.files[0].path = RelPath::new(deep).unwrap());
+    assert_eq!(restore(&lab, &args(&lab.site("data"))).unwrap_err().class(), Class::Damage);
+    assert!(names(&lab.site("")).is_empty());
+}
+
+#[test]
+fn many_small_files_need_few_descriptors() {
+    let names: Vec<&'static str> = (0..3000).map(|number| &*format!("many/f{number}").leak()).collect();
+    let mut donor = Donor::small();
+    donor.members.push(directory("many"));
+    donor.members.extend(names.iter().map(|name| file(name, FileClass::Other, name.as_bytes())));
+    let lab = Lab::of(&donor);
+    restore(&lab, &args(&lab.site("data"))).unwrap();
+    assert_restored(&donor, &[&lab.site("data")]);
+}
+
+#[test]
+fn json_says_what_was_restored() {
+    let lab = Lab::small();
+    let (result, text) = printed(true, |output| run(&args(&lab.site("data")), &lab.context(), output));
+    result.unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["id"], ID);
+    assert_eq!(json["gtid"], GTID);
+    assert_eq!(json["purpose"], "join");
+    assert_eq!(json["roots"][0]["name"], "datadir");
+    assert_eq!(json["next"].as_array().unwrap().len(), 3);
+}

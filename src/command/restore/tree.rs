@@ -84,7 +84,8 @@ impl<'a> Tree<'a> {
         let parent = self.directory(entry.root, entry.path.parent().as_ref())?;
         let path = parent.path().join(entry.path.file_name());
         let file = self.open(index, entry, &parent)?;
-        let written = if entry.sparse { write_with_holes(&file, bytes, offset) } else { file.write_all_at(bytes, offset) };
+        let written =
+            if entry.sparse { write_with_holes(&file, bytes, offset) } else { file.write_all_at(bytes, offset) };
         written.map_err(|cause| Error::io("write", &path, cause))?;
         if self.is_last(index, bytes.len() as u64) {
             self.finish_file(entry, &file, &parent)?;
