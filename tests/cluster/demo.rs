@@ -1,0 +1,2 @@
+use std::process::ExitCode;
+pub fn show(_keep: bool) -> ExitCode { ExitCode::FAILURE }
