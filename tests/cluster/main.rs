@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use lab::Lab;
+use lab::{After, Lab};
 
 /// A test: a sentence about behaviour, and the code that proves it.
 struct Test {
@@ -81,7 +81,8 @@ fn when_possible(act: impl FnOnce() -> ExitCode) -> ExitCode {
 fn run_all(filters: &[&str]) -> ExitCode {
     let chosen: Vec<&Test> =
         TESTS.iter().filter(|test| filters.is_empty() || filters.iter().any(|word| test.name.contains(word))).collect();
-    let lab = match Lab::new(std::env::var_os("CLUSTER_KEEP").is_some()) {
+    let after = if std::env::var_os("CLUSTER_KEEP").is_some() { After::Directory } else { After::Nothing };
+    let lab = match Lab::new(after) {
         Ok(lab) => lab,
         Err(cause) => {
             eprintln!("cannot set up the lab: {cause}");

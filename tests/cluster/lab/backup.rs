@@ -50,6 +50,11 @@ impl Label {
         self.text("gtid")
     }
 
+    /// The cluster's UUID.
+    pub fn uuid(&self) -> &str {
+        self.gtid().rsplit_once(':').expect("a GTID").0
+    }
+
     /// The number of the last write set in the backup.
     pub fn seqno(&self) -> u64 {
         self.gtid().rsplit_once(':').and_then(|(_, seqno)| seqno.parse().ok()).expect("a GTID")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::backup::Label;
 use super::node::{Node, Options, Places, Role};
-use super::{Lab, Seed, copy_tree, own};
+use super::{Lab, Seed, own};
 
 /// A running cluster: node1 is the first, node2 makes the backups; its directory goes when it is dropped.
 pub struct Cluster<'l> {
@@ -100,13 +100,11 @@ impl<'l> Cluster<'l> {
         let members = self.members();
         node.start(Role::Join(&members));
         let log = node.log(0);
-        let received = log.lines().any(|line| line.contains("IST received: ") || line.contains("IST received"));
-        assert!(received, "{} did not receive an IST; its log:\n{log}", node.name);
-        let first = label.seqno() + 1;
-        assert!(
-            log.contains(&format!(", f: {first}, l: ")) || log.contains(&format!("first: {first},")),
-            "the IST does not begin at {first}; its log:\n{log}"
-        );
+        let transfer: Vec<&str> = log.lines().filter(|line| line.contains("IST") || line.contains("SST")).collect();
+        let transfer = transfer.join("\n");
+        let (uuid, first) = (label.uuid(), label.seqno() + 1);
+        assert!(transfer.contains(&format!("IST uuid:{uuid} f: {first}, l: ")), "no IST from {first}:\n{transfer}");
+        assert!(transfer.contains(&format!("IST received: {uuid}:")), "no IST was received:\n{transfer}");
         let donors = self.writer.log(marks[0]) + &self.donor.log(marks[1]);
         let sent: Vec<&str> = donors.lines().filter(|line| line.contains("--role 'donor'")).collect();
         assert!(!sent.is_empty(), "no node was asked for a state transfer:\n{donors}");
@@ -174,10 +172,4 @@ fn spread(node: &Node) {
     moved("aria", &|name| name.starts_with("aria_log"));
     moved("binlog", &|_| false);
     own(&node.home);
-}
-
-/// A copy of a directory, so that a server may start on it while the original stays.
-pub fn copied(from: &Path, to: PathBuf) -> PathBuf {
-    copy_tree(from, &to);
-    to
 }

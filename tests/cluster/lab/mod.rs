@@ -47,6 +47,17 @@ impl Seed {
     }
 }
 
+/// What is left when the lab is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// The directory, to look at.
+    Directory,
+    /// The directory, and servers that go on running.
+    Servers,
+}
+
 /// The directory of everything, and what is made once for all tests.
 pub struct Lab {
     /// The directory; user mysql may pass through.
@@ -59,23 +70,23 @@ pub struct Lab {
     pub provider: PathBuf,
     /// The copy of the program in the SST slot.
     pub program: PathBuf,
-    kept: bool,
+    after: After,
     small: OnceLock<PathBuf>,
     large: OnceLock<PathBuf>,
 }
 
 impl Lab {
-    /// Makes the directory; it is removed when the lab is dropped or stopped by a signal, unless `kept`.
-    pub fn new(kept: bool) -> Result<Self, String> {
+    /// Makes the directory; it is removed when the lab is dropped or stopped by a signal, unless `after` says otherwise.
+    pub fn new(after: After) -> Result<Self, String> {
         let share = first_of(&["/usr/share/mysql", "/usr/share/mariadb"], "english/errmsg.sys")?;
         let provider = first_of(&["/usr/lib/galera", "/usr/lib/galera-4"], "libgalera_smm.so")?.join("libgalera_smm.so");
         let dir = tempfile::Builder::new().prefix("wsrep_sst_backup-lab-").tempdir().map_err(|error| error.to_string())?;
         let dir = dir.keep();
-        process::directory_to_remove(Some(dir.as_path()).filter(|_| !kept));
+        process::directory_to_remove(Some(dir.as_path()).filter(|_| after != After::Directory));
         mode(&dir, 0o755);
         let basedir = dir.join("basedir");
         let program = private_basedir(&basedir);
-        Ok(Self { dir, basedir, share, provider, program, kept, small: OnceLock::new(), large: OnceLock::new() })
+        Ok(Self { dir, basedir, share, provider, program, after, small: OnceLock::new(), large: OnceLock::new() })
     }
 
     /// A datadir with `seed`'s tables in database `shop`, made at first need: it can start a cluster, and copies of it
@@ -92,11 +103,10 @@ impl Lab {
         let home = self.dir.join(format!("seed-{seed:?}").to_lowercase());
         let datadir = home.join("data");
         let mut node = Node::new(self, "seed", home, datadir.clone(), Options::default());
-        node.write_option_file(Role::Standalone);
         let mut install = Command::new("mariadb-install-db");
-        install.arg(format!("--defaults-file={}", node.option_file().display()));
-        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.arg(format!("--user={ACCOUNT}"));
+        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        install.args(["--innodb-undo-tablespaces=3", "--innodb-log-file-size=48M"]);
+        install.arg(format!("--user={ACCOUNT}")).arg(format!("--datadir={}", datadir.display()));
         must("mariadb-install-db", &mut install, Duration::from_secs(120));
         node.start(Role::Bootstrap);
         let (tables, rows) = seed.shape();
@@ -104,6 +114,16 @@ impl Lab {
         backup::prepare_tables(&node, tables, rows);
         node.stop();
         datadir
+    }
+
+    /// Whether servers die with the lab, however it ends.
+    pub fn takes_servers_along(&self) -> bool {
+        self.after != After::Servers
+    }
+
+    /// From now on the lab leaves nothing behind: what was to go on running will not.
+    pub fn leave_nothing(&mut self) {
+        self.after = After::Nothing;
     }
 
     /// Gives a node a datadir of its own with `seed`'s tables.
@@ -114,7 +134,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.kept {
+        if self.after == After::Nothing {
             remove_tree(&self.dir);
         }
     }
@@ -178,6 +198,6 @@ pub fn own(path: &Path) {
 }
 
 /// Copies a directory as it is: owners, times, holes.
-pub fn copy_tree(from: &Path, to: &Path) {
+fn copy_tree(from: &Path, to: &Path) {
     run("cp", [Path::new("-a"), Path::new("--reflink=auto"), from, to]);
 }

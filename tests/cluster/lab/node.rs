@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -60,6 +60,7 @@ pub struct Node {
     basedir: PathBuf,
     share: PathBuf,
     provider: PathBuf,
+    dies_with_the_lab: bool,
     process: Option<Process>,
 }
 
@@ -81,7 +82,9 @@ impl Node {
         super::own(&home);
         let ports = Ports { server: Port::free(), group: Port::free(), ist: Port::free(), sst: Port::free() };
         let (basedir, share, provider) = (lab.basedir.clone(), lab.share.clone(), lab.provider.clone());
-        Self { name: name.to_owned(), home, datadir, options, ports, basedir, share, provider, process: None }
+        let dies_with_the_lab = lab.takes_servers_along();
+        let name = name.to_owned();
+        Self { name, home, datadir, options, ports, basedir, share, provider, dies_with_the_lab, process: None }
     }
 
     /// The member's group address, `127.0.0.1:PORT`.
@@ -169,9 +172,9 @@ impl Node {
     }
 
     /// `mariadbd` with this node's option file, as the servers' account.
-    fn server_command(&self, dies_with_the_lab: bool) -> Command {
+    fn server_command(&self) -> Command {
         let mut command = Command::new("setpriv");
-        if dies_with_the_lab {
+        if self.dies_with_the_lab {
             command.arg("--pdeathsig=KILL");
         }
         command.args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "--"]);
@@ -181,9 +184,9 @@ impl Node {
     }
 
     /// Starts the server and returns at once.
-    pub fn begin(&mut self, role: Role<'_>, dies_with_the_lab: bool) {
+    pub fn begin(&mut self, role: Role<'_>) {
         self.write_option_file(role);
-        let mut command = self.server_command(dies_with_the_lab);
+        let mut command = self.server_command();
         if matches!(role, Role::Bootstrap) {
             command.arg("--wsrep-new-cluster");
         }
@@ -193,7 +196,7 @@ impl Node {
     /// Starts the server and waits until it serves (in a cluster: until it is Synced).
     #[track_caller]
     pub fn start(&mut self, role: Role<'_>) {
-        self.begin(role, true);
+        self.begin(role);
         match role {
             Role::Standalone => self.wait_for_answer(),
             Role::Bootstrap | Role::Join(_) => self.wait_synced(),
@@ -324,7 +327,7 @@ impl Node {
     pub fn recovered_position(&self) -> String {
         self.write_option_file(Role::Bootstrap);
         let log = self.home.join("recover.log");
-        let mut command = self.server_command(true);
+        let mut command = self.server_command();
         command.arg("--wsrep-recover").arg(format!("--log-error={}", log.display()));
         must("mariadbd --wsrep-recover", &mut command, PATIENCE);
         let text = String::from_utf8_lossy(&std::fs::read(&log).expect("the log")).into_owned();
@@ -387,15 +390,4 @@ impl Session {
     pub fn send(&mut self, sql: &str) {
         writeln!(self.input, "{sql};").expect("the client takes statements");
     }
-}
-
-/// The sum of the sizes of all files below `directory`.
-pub fn tree_bytes(directory: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => tree_bytes(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
