@@ -127,7 +127,9 @@ impl Cluster<'_> {
             // The server's word first: it speaks after the label is there.
             let log = donor.log(mark);
             let line = log.lines().find(|line| {
-                line.contains("State transfer to") && line.contains(&format!("({})", donor.name)) && !line.contains("(garb)")
+                line.contains("State transfer to")
+                    && line.contains(&format!("({})", donor.name))
+                    && !line.contains("(garb)")
             })?;
             if line.contains(" failed: ") {
                 return Some(Outcome::Failed(line.to_owned()));

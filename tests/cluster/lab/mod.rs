@@ -79,8 +79,10 @@ impl Lab {
     /// Makes the directory; it is removed when the lab is dropped or stopped by a signal, unless `after` says otherwise.
     pub fn new(after: After) -> Result<Self, String> {
         let share = first_of(&["/usr/share/mysql", "/usr/share/mariadb"], "english/errmsg.sys")?;
-        let provider = first_of(&["/usr/lib/galera", "/usr/lib/galera-4"], "libgalera_smm.so")?.join("libgalera_smm.so");
-        let dir = tempfile::Builder::new().prefix("wsrep_sst_backup-lab-").tempdir().map_err(|error| error.to_string())?;
+        let provider =
+            first_of(&["/usr/lib/galera", "/usr/lib/galera-4"], "libgalera_smm.so")?.join("libgalera_smm.so");
+        let dir =
+            tempfile::Builder::new().prefix("wsrep_sst_backup-lab-").tempdir().map_err(|error| error.to_string())?;
         let dir = dir.keep();
         process::directory_to_remove(Some(dir.as_path()).filter(|_| after != After::Directory));
         mode(&dir, 0o755);
@@ -103,17 +105,22 @@ impl Lab {
         let home = self.dir.join(format!("seed-{seed:?}").to_lowercase());
         let datadir = home.join("data");
         let mut node = Node::new(self, "seed", home, datadir.clone(), Options::default());
-        let mut install = Command::new("mariadb-install-db");
-        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.args(["--innodb-undo-tablespaces=3", "--innodb-log-file-size=48M"]);
-        install.arg(format!("--user={ACCOUNT}")).arg(format!("--datadir={}", datadir.display()));
-        must("mariadb-install-db", &mut install, Duration::from_secs(120));
+        self.install(&datadir);
         node.start(Role::Bootstrap);
         let (tables, rows) = seed.shape();
         node.sql("CREATE DATABASE shop");
         backup::prepare_tables(&node, tables, rows);
         node.stop();
         datadir
+    }
+
+    /// Makes a server's empty datadir.
+    pub fn install(&self, datadir: &Path) {
+        let mut install = Command::new("mariadb-install-db");
+        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        install.args(["--innodb-undo-tablespaces=3", "--innodb-log-file-size=48M"]);
+        install.arg(format!("--user={ACCOUNT}")).arg(format!("--datadir={}", datadir.display()));
+        must("mariadb-install-db", &mut install, Duration::from_secs(120));
     }
 
     /// Whether servers die with the lab, however it ends.
@@ -146,7 +153,8 @@ pub fn missing() -> Vec<String> {
     if !nix::unistd::geteuid().is_root() {
         lacks.push("the servers run as user mysql, so the cluster tests must be started by root".to_owned());
     }
-    let programs = ["mariadb", "mariadb-install-db", "my_print_defaults", "garbd", "sysbench", "rsync", "setpriv", "zstd"];
+    let programs =
+        ["mariadb", "mariadb-install-db", "my_print_defaults", "garbd", "sysbench", "rsync", "setpriv", "zstd"];
     for program in programs {
         if !on_path(program) {
             lacks.push(format!("{program} is not installed (tests/packages installs what is missing)"));

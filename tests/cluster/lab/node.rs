@@ -168,7 +168,8 @@ impl Node {
              ist.recv_addr=127.0.0.1:{ist};gcache.size=128M;pc.weight={weight}\"",
             self.ports.group.number()
         );
-        let _ = writeln!(text, "wsrep_sst_receive_address=127.0.0.1:{}\nwsrep_sst_method=rsync", self.ports.sst.number());
+        let _ =
+            writeln!(text, "wsrep_sst_receive_address=127.0.0.1:{}\nwsrep_sst_method=rsync", self.ports.sst.number());
     }
 
     /// `mariadbd` with this node's option file, as the servers' account.
