@@ -2,11 +2,21 @@
 
 pub mod archive;
 pub mod cancel;
+pub mod child;
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod datadir;
 pub mod digest;
+pub mod dir;
 pub mod error;
 pub mod gtid;
+pub mod log;
+pub mod monitor;
 pub mod relpath;
+pub mod source;
+pub mod store;
 pub mod sys;
+pub mod wsrep;
 
 pub use error::{Error, Result};

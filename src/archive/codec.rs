@@ -7,6 +7,9 @@ use crate::error::{Class, Error, Result};
 /// The most raw bytes that a frame holds: 4 MiB.
 pub const FRAME_BYTES: usize = 4 << 20;
 
+/// The most bytes that a frame takes when stored: what does not compress grows by less than a 64th.
+pub const STORED_BYTES_MAX: usize = FRAME_BYTES + FRAME_BYTES / 64;
+
 /// The compression of an archive, with a level that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Named", into = "Named")]

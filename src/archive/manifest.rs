@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::Codec;
 use super::label::BackupId;
 use crate::digest::Digest;
+use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
 use crate::relpath::{RelPath, escaped_path};
 
@@ -19,6 +20,13 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// The directory inside an archive that holds what is not part of the datadir.
 pub const OWN_DIRECTORY: &str = ".wsrep_sst_backup";
+
+/// The name inside an archive of the copy of the manifest that is its last member.
+pub const INNER_MANIFEST: &str = ".wsrep_sst_backup/manifest.json";
+
+/// The reason of an [`Excluded`] path whose bytes are in the tar stream nevertheless, because it vanished after it was
+/// copied: `tar -x` makes it, `restore` does not.
+pub const VANISHED: &str = "vanished while the backup was made";
 
 /// The contents of one archive.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,13 +202,46 @@ pub struct Excluded {
     pub reason: String,
 }
 
+impl Manifest {
+    /// The frame table, which every manifest but the copy inside the archive has.
+    pub fn frames(&self) -> Result<&[Frame]> {
+        self.frames.as_deref().ok_or_else(|| Error::new(Class::Damage, "the manifest has no frame table"))
+    }
+
+    /// The root that an index of this manifest means.
+    pub fn root(&self, index: u32) -> Result<&Root> {
+        let root = usize::try_from(index).ok().and_then(|index| self.roots.get(index));
+        root.ok_or_else(|| Error::new(Class::Damage, format!("the manifest has no root {index}")))
+    }
+
+    /// The name of `entry` in the tar stream, without the slash that ends a directory's.
+    pub fn member_path(&self, entry: &Entry) -> Result<Vec<u8>> {
+        Ok(member_path(entry.root, &self.root(entry.root)?.name, &entry.path))
+    }
+
+    /// Bytes of all files.
+    pub fn raw_bytes(&self) -> u64 {
+        self.files.iter().map(|entry| entry.size).fold(0, u64::saturating_add)
+    }
+}
+
+/// The name in the tar stream of `path` below root number `root`: the datadir's files stand at the top.
+pub(super) fn member_path(root: u32, name: &RootName, path: &RelPath) -> Vec<u8> {
+    let mut member = Vec::new();
+    if root != 0 {
+        member.extend_from_slice(format!("{OWN_DIRECTORY}/roots/{name}/").as_bytes());
+    }
+    member.extend_from_slice(path.as_bytes());
+    member
+}
+
 impl RootName {
     /// Checks `name`.
-    pub fn new(name: impl Into<String>) -> crate::Result<Self> {
+    pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-            return Err(crate::Error::new(crate::error::Class::Usage, format!("{name:?} is not a root's name")));
+            return Err(Error::new(Class::Usage, format!("{name:?} is not a root's name")));
         }
         Ok(Self(name))
     }

@@ -1,5 +1,22 @@
 //! The archive: a tar stream in frames that are compressed, hashed, verified and restored on their own.
+//!
+//! `docs/format.md` is the contract. Writing: [`encode`] lays members out ([`layout`], `tar_header`) and a `pool` of
+//! threads reads, hashes, compresses and writes them. Reading: [`decode`] restores, [`verify`] reports all damage.
 
+mod check;
 pub mod codec;
+mod compress;
+pub mod decode;
+pub mod encode;
+pub mod json;
 pub mod label;
+mod layout;
 pub mod manifest;
+mod pool;
+pub mod progress;
+pub mod read_at;
+mod stream;
+mod tar_header;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The two JSON documents of a backup: reading proves them, writing gives the same bytes for the same contents.
+//!
+//! Both come from outside. Their length is bounded before they are parsed, and the format version is looked at before
+//! anything else: a document of a later version may look different in every other respect.
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+use zstd::zstd_safe::{self, CParameter};
+
+use super::label::Label;
+use super::manifest::{FORMAT_VERSION, Manifest};
+use crate::error::{Class, Error, Result};
+
+/// The longest manifest, in bytes of JSON: enough for 20 TB, and no more than a small machine can hold.
+pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
+/// The longest label: a label names no file, so it has a few kilobytes.
+pub const LABEL_BYTES_MAX: usize = 1 << 20;
+
+/// The compression level of the stored manifest: half of it is digests, which nothing makes smaller.
+const MANIFEST_LEVEL: i32 = 3;
+
+/// The longest name of a stored object.
+const NAME_BYTES_MAX: usize = 100;
+
+impl Manifest {
+    /// Reads a manifest and proves what the rest of the program relies on; [`check`](super::check) lists it.
+    ///
+    /// [`Class::Unsupported`] if it was written in another format version, [`Class::Damage`] if anything else is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        if json.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(Error::new(Class::Damage, format!("the manifest is longer than {MANIFEST_BYTES_MAX} bytes")));
+        }
+        let manifest: Self = parse_versioned("manifest", json)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest as compact JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        compact("manifest", self)
+    }
+
+    /// The manifest as it is stored: compact JSON in one zstd frame that declares its length and carries a checksum.
+    pub fn to_stored(&self) -> Result<Vec<u8>> {
+        let json = self.to_json()?;
+        if json.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(Error::new(Class::Refused, "there are too many files for one manifest"));
+        }
+        let cannot = |cause| Error::new(Class::Io, "cannot compress the manifest").because(cause);
+        let mut zstd = zstd::bulk::Compressor::new(MANIFEST_LEVEL).map_err(cannot)?;
+        zstd.set_parameter(CParameter::ChecksumFlag(true)).map_err(cannot)?;
+        zstd.compress(&json).map_err(cannot)
+    }
+
+    /// Reads and proves what [`to_stored`](Self::to_stored) wrote.
+    pub fn from_stored(stored: &[u8]) -> Result<Self> {
+        let damaged = || Error::new(Class::Damage, "the stored manifest is damaged");
+        let declared = zstd_safe::get_frame_content_size(stored).ok().flatten().ok_or_else(damaged)?;
+        if declared > MANIFEST_BYTES_MAX {
+            return Err(Error::new(Class::Damage, format!("the manifest declares {declared} bytes, too many")));
+        }
+        let zstd = zstd::stream::Decoder::with_buffer(stored).map_err(|cause| damaged().because(cause))?;
+        let mut zstd = zstd.single_frame();
+        let mut json = Vec::new();
+        zstd.by_ref().take(declared + 1).read_to_end(&mut json).map_err(|cause| damaged().because(cause))?;
+        if json.len() as u64 != declared || !zstd.finish().is_empty() {
+            return Err(damaged());
+        }
+        Self::parse(&json)
+    }
+}
+
+impl Label {
+    /// Reads a label.
+    ///
+    /// [`Class::Unsupported`] if it was written in another format version, [`Class::Damage`] if anything else is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        if json.len() > LABEL_BYTES_MAX {
+            return Err(Error::new(Class::Damage, format!("the label is longer than {LABEL_BYTES_MAX} bytes")));
+        }
+        let label: Self = parse_versioned("label", json)?;
+        for name in [&label.archive.name, &label.manifest.name] {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+            if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(plain) {
+                return Err(Error::new(Class::Damage, "the label names a file outside its backup"));
+            }
+        }
+        Ok(label)
+    }
+
+    /// The label as JSON for people to read, ended by a newline.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self).map_err(|cause| unwritable("label", cause))?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+fn compact(what: &str, document: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|cause| unwritable(what, cause))
+}
+
+fn unwritable(what: &str, cause: serde_json::Error) -> Error {
+    Error::new(Class::Io, format!("cannot write the {what} as JSON")).because(cause)
+}
+
+fn parse_versioned<'a, T: Deserialize<'a>>(what: &str, json: &'a [u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format_version: u64,
+    }
+    let malformed =
+        |cause: serde_json::Error| Error::new(Class::Damage, format!("the {what} is malformed")).because(cause);
+    let Versioned { format_version } = serde_json::from_slice(json).map_err(malformed)?;
+    if format_version != u64::from(FORMAT_VERSION) {
+        let text =
+            format!("the {what} has format version {format_version}; this program knows version {FORMAT_VERSION}");
+        return Err(Error::new(Class::Unsupported, text).hint("read it with a newer wsrep_sst_backup"));
+    }
+    serde_json::from_slice(json).map_err(malformed)
+}

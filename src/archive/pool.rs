@@ -1,0 +1,416 @@
+//! The threads behind an [`Encoder`](super::encode::Encoder): workers that read, hash and compress, one writer.
+//!
+//! Frames travel in a fixed number of slots: free → laid out by the caller → read, hashed, compressed by a worker →
+//! written in order → free. A slot keeps its buffers, so a running pool allocates nothing and touches no new page; the
+//! slots bound the memory and the number of files held open. The first failure of any thread stops all of them, and the
+//! caller's next step returns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use sha2::{Digest as _, Sha256};
+
+use super::codec::{Codec, FRAME_BYTES};
+use super::compress::Compressor;
+use super::manifest::{Frame, Piece};
+use super::progress::Progress;
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::error::{Class, Error, Result};
+use crate::relpath::RelPath;
+
+/// How often somebody who waits looks whether the run was stopped.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Bytes that are read and hashed at a time, so that hashing finds them in the nearest caches.
+const READ_BYTES: usize = 256 << 10;
+
+/// An open file whose bytes go into the archive.
+pub(super) struct OpenFile {
+    pub(super) file: Arc<File>,
+    /// For messages.
+    pub(super) path: RelPath,
+}
+
+/// A run of a file's bytes in a slot.
+pub(super) struct Run {
+    pub(super) entry: u32,
+    pub(super) at: usize,
+    pub(super) len: usize,
+    /// Where the worker reads it; `None` if the caller has put the bytes there.
+    pub(super) from: Option<(Arc<OpenFile>, u64)>,
+}
+
+/// One frame on its way.
+pub(super) struct Slot {
+    sequence: u32,
+    raw: Vec<u8>,
+    /// How much of `raw` is laid out.
+    pub(super) fill: usize,
+    pub(super) runs: Vec<Run>,
+    stored: Vec<u8>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { sequence: 0, raw: vec![0; FRAME_BYTES], fill: 0, runs: Vec::new(), stored: Vec::new() }
+    }
+
+    /// The next `len` bytes of the frame, which hold whatever the slot held before.
+    pub(super) fn extend(&mut self, len: usize) -> &mut [u8] {
+        let begin = self.fill;
+        self.fill += len;
+        &mut self.raw[begin..self.fill]
+    }
+}
+
+/// What the workers found out so far.
+#[derive(Default)]
+struct Found {
+    frames_read: u64,
+    pieces: Vec<(u32, Piece)>,
+    short: BTreeSet<u32>,
+    failure: Option<Error>,
+}
+
+struct Shared {
+    cancel: Cancel,
+    progress: Arc<Progress>,
+    stopped: AtomicBool,
+    found: Mutex<Found>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Stops everything; the first failure is the one that is told.
+    fn fail(&self, error: Error) {
+        self.found().failure.get_or_insert(error);
+        self.stop();
+        self.changed.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) || self.cancel.is_raised()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.cancel.check()?;
+        if self.stopped.load(Ordering::Acquire) { Err(self.failure()) } else { Ok(()) }
+    }
+
+    fn failure(&self) -> Error {
+        let told = || Error::new(Class::Io, "the archive cannot be written any more");
+        self.found().failure.take().unwrap_or_else(told)
+    }
+}
+
+/// Turns a panic of a thread into a failure, so that nobody waits for what it will not deliver.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::new(Class::Io, "a thread that writes the archive has panicked"));
+        }
+    }
+}
+
+/// What the writer has written.
+pub(super) struct Written<W> {
+    pub(super) sink: W,
+    pub(super) frames: Vec<Frame>,
+    pub(super) stored_bytes: u64,
+    pub(super) raw_bytes: u64,
+    pub(super) sha256: Digest,
+}
+
+/// The threads and the slots.
+pub(super) struct Pool<W> {
+    shared: Arc<Shared>,
+    free: Receiver<Slot>,
+    jobs: Option<Sender<Slot>>,
+    workers: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<Option<Written<W>>>>,
+    submitted: u32,
+}
+
+impl<W: Write + Send + 'static> Pool<W> {
+    pub(super) fn start(
+        codec: Codec,
+        workers: NonZeroUsize,
+        sink: W,
+        cancel: Cancel,
+        progress: Arc<Progress>,
+    ) -> Result<Self> {
+        let (free_in, free) = unbounded();
+        let (jobs, jobs_out) = unbounded();
+        let (done_in, done) = unbounded();
+        // One that is laid out, one that is written, one per worker, and some that wait for either.
+        for _ in 0..workers.get() + workers.get() / 2 + 2 {
+            let _ = free_in.send(Slot::new());
+        }
+        let shared = Arc::new(Shared {
+            cancel,
+            progress,
+            stopped: AtomicBool::new(false),
+            found: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let mut pool = Self {
+            shared: Arc::clone(&shared),
+            free,
+            jobs: Some(jobs),
+            workers: Vec::new(),
+            writer: None,
+            submitted: 0,
+        };
+        for index in 0..workers.get() {
+            let compressor = Compressor::new(codec)
+                .map_err(|cause| Error::new(Class::Io, "cannot set up the compression").because(cause))?;
+            let (shared, jobs, done) = (Arc::clone(&shared), jobs_out.clone(), done_in.clone());
+            pool.workers.push(spawn(format!("pack-{index}"), move || work(compressor, &shared, &jobs, &done))?);
+        }
+        pool.writer = Some(spawn("write".to_owned(), move || write(sink, codec, &shared, &done, &free_in))?);
+        Ok(pool)
+    }
+
+    /// An error once anything has failed or the run was stopped.
+    pub(super) fn check(&self) -> Result<()> {
+        self.shared.check()
+    }
+
+    /// Waits for an empty slot.
+    pub(super) fn take(&mut self) -> Result<Slot> {
+        loop {
+            self.shared.check()?;
+            match self.free.recv_timeout(LOOK) {
+                Ok(mut slot) => {
+                    slot.fill = 0;
+                    slot.sequence = self.submitted;
+                    return Ok(slot);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.shared.failure()),
+            }
+        }
+    }
+
+    /// Hands a laid-out frame to the workers.
+    pub(super) fn submit(&mut self, slot: Slot) -> Result<()> {
+        self.submitted = self
+            .submitted
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Class::Refused, "there is more data than an archive has frames for"))?;
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(slot).is_ok());
+        if sent { Ok(()) } else { Err(self.shared.failure()) }
+    }
+
+    /// Waits until the bytes of every submitted frame have been read; returns the entries that were too short.
+    pub(super) fn wait_read(&mut self) -> Result<BTreeSet<u32>> {
+        let mut found = self.shared.found();
+        while found.frames_read < u64::from(self.submitted) {
+            drop(found);
+            self.shared.check()?;
+            found = self.shared.found();
+            if found.frames_read < u64::from(self.submitted) {
+                found = self.shared.changed.wait_timeout(found, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+        Ok(std::mem::take(&mut found.short))
+    }
+
+    /// The pieces of every frame that was read, in the order of the archive.
+    pub(super) fn take_pieces(&mut self) -> Vec<(u32, Piece)> {
+        let mut pieces = std::mem::take(&mut self.shared.found().pieces);
+        pieces.sort_unstable_by_key(|(_, piece)| (piece.frame, piece.at));
+        pieces
+    }
+
+    /// Waits until everything is written.
+    pub(super) fn finish(mut self) -> Result<Written<W>> {
+        let written = self.join();
+        self.shared.check()?;
+        written
+            .filter(|written| written.frames.len() as u64 == u64::from(self.submitted))
+            .ok_or_else(|| self.shared.failure())
+    }
+}
+
+impl<W> Pool<W> {
+    /// Ends the threads: without new frames they run dry.
+    fn join(&mut self) -> Option<Written<W>> {
+        self.jobs = None;
+        for worker in self.workers.drain(..) {
+            // Its panic was reported by its alarm.
+            let _ = worker.join();
+        }
+        self.writer.take().and_then(|writer| writer.join().ok().flatten())
+    }
+}
+
+impl<W> Drop for Pool<W> {
+    fn drop(&mut self) {
+        self.shared.stop();
+        self.join();
+    }
+}
+
+fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    let cannot = |cause: io::Error| Error::new(Class::Io, "cannot start a thread").because(cause);
+    std::thread::Builder::new().name(name).spawn(body).map_err(cannot)
+}
+
+fn work(mut compressor: Compressor, shared: &Shared, jobs: &Receiver<Slot>, done: &Sender<Slot>) {
+    let _alarm = Alarm(shared);
+    for mut slot in jobs {
+        if shared.is_stopped() {
+            return;
+        }
+        if let Err(error) = read_runs(&mut slot, shared).and_then(|()| compress(&mut compressor, &mut slot)) {
+            shared.fail(error);
+            return;
+        }
+        if done.send(slot).is_err() {
+            return;
+        }
+    }
+}
+
+fn compress(compressor: &mut Compressor, slot: &mut Slot) -> Result<()> {
+    if compressor.is_none() {
+        return Ok(());
+    }
+    compressor
+        .compress(&slot.raw[..slot.fill], &mut slot.stored)
+        .map_err(|cause| Error::new(Class::Io, "cannot compress a frame").because(cause))
+}
+
+/// Reads what is still to be read, hashes every run, and reports the frame as read.
+fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
+    let frame = slot.sequence;
+    let mut pieces = Vec::with_capacity(slot.runs.len());
+    let mut short = Vec::new();
+    let mut bytes = 0;
+    for run in slot.runs.drain(..) {
+        let raw = &mut slot.raw[run.at..run.at + run.len];
+        let (sha256, whole) = match &run.from {
+            None => (Digest::of(raw), true),
+            Some((open, offset)) => read_hashed(open, *offset, raw)?,
+        };
+        if !whole {
+            short.push(run.entry);
+        }
+        pieces.push((run.entry, Piece { frame, at: run.at as u32, len: run.len as u32, sha256 }));
+        bytes += run.len as u64;
+    }
+    shared.progress.add_raw(bytes);
+    let mut found = shared.found();
+    found.pieces.append(&mut pieces);
+    found.short.extend(short);
+    found.frames_read += 1;
+    drop(found);
+    shared.changed.notify_all();
+    Ok(())
+}
+
+/// Fills `raw`, zeroes beyond the end of the file; the digest, and whether the file was long enough.
+fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8]) -> Result<(Digest, bool)> {
+    let mut hasher = Sha256::new();
+    let mut whole = true;
+    let mut at = offset;
+    for part in raw.chunks_mut(READ_BYTES) {
+        whole = read_or_zero(open, at, part)? && whole;
+        hasher.update(&part);
+        at += part.len() as u64;
+    }
+    Ok((Digest::finish(hasher), whole))
+}
+
+/// Fills `part` from the file, zeroes beyond its end; whether it did not come to that.
+pub(super) fn read_or_zero(open: &OpenFile, offset: u64, part: &mut [u8]) -> Result<bool> {
+    let mut done = 0;
+    while done < part.len() {
+        match open.file.read_at(&mut part[done..], offset + done as u64) {
+            Ok(0) => {
+                part[done..].fill(0);
+                return Ok(false);
+            }
+            Ok(len) => done += len,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(Error::io("read", open.path.as_path(), cause)),
+        }
+    }
+    Ok(true)
+}
+
+fn write<W: Write>(
+    sink: W,
+    codec: Codec,
+    shared: &Shared,
+    done: &Receiver<Slot>,
+    free: &Sender<Slot>,
+) -> Option<Written<W>> {
+    let _alarm = Alarm(shared);
+    let mut writer = Writer { sink, hasher: Sha256::new(), frames: Vec::new(), stored_bytes: 0, raw_bytes: 0 };
+    let mut early = BTreeMap::new();
+    for slot in done {
+        early.insert(slot.sequence, slot);
+        while let Some(slot) = u32::try_from(writer.frames.len()).ok().and_then(|next| early.remove(&next)) {
+            if shared.is_stopped() {
+                return None;
+            }
+            if let Err(cause) = writer.put(&slot, codec) {
+                shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
+                return None;
+            }
+            shared.progress.add_stored(writer.frames.last().map_or(0, |frame| frame.stored.into()));
+            // Nobody takes slots any more once the last frame is submitted.
+            let _ = free.send(slot);
+        }
+    }
+    let Writer { mut sink, hasher, frames, stored_bytes, raw_bytes } = writer;
+    if shared.is_stopped() {
+        return None;
+    }
+    if let Err(cause) = sink.flush() {
+        shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
+        return None;
+    }
+    Some(Written { sink, frames, stored_bytes, raw_bytes, sha256: Digest::finish(hasher) })
+}
+
+struct Writer<W> {
+    sink: W,
+    hasher: Sha256,
+    frames: Vec<Frame>,
+    stored_bytes: u64,
+    raw_bytes: u64,
+}
+
+impl<W: Write> Writer<W> {
+    fn put(&mut self, slot: &Slot, codec: Codec) -> io::Result<()> {
+        let stored = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
+        self.sink.write_all(stored)?;
+        self.hasher.update(stored);
+        self.frames.push(Frame { offset: self.stored_bytes, stored: stored.len() as u32, raw: slot.fill as u32 });
+        self.stored_bytes += stored.len() as u64;
+        self.raw_bytes += slot.fill as u64;
+        Ok(())
+    }
+}

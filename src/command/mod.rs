@@ -1,0 +1,25 @@
+//! The use-cases, one file each.
+
+pub mod donor;
+pub mod human;
+pub mod list;
+pub mod output;
+pub mod restore;
+
+use std::num::NonZeroUsize;
+
+use crate::cancel::Cancel;
+use crate::store::LocalRepository;
+
+/// What every operator command works with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Where the backups are.
+    pub repository: &'a LocalRepository,
+    /// Threads that read, check and write.
+    pub workers: NonZeroUsize,
+    /// How the command hears a signal.
+    pub cancel: &'a Cancel,
+    /// The time of the command's start.
+    pub now: jiff::Timestamp,
+}

@@ -1,0 +1,236 @@
+//! What a restore will write and where, decided from the manifest before anything is written.
+
+use std::path::{Path, PathBuf};
+
+use crate::archive::manifest::{Entry, EntryKind, FileClass, Manifest, Root, RootKind};
+use crate::cli::RootMapping;
+use crate::error::{Class, Error, Result};
+use crate::relpath::{RelPath, escape};
+use std::os::unix::ffi::OsStrExt;
+
+/// The deepest path that is restored: no server nests its files like that, and taking back must be able to follow.
+const DEEPEST: usize = 48;
+
+/// Galera's state, as it is called in the datadir.
+pub const GRASTATE: &str = "grastate.dat";
+
+/// What the restored directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A node that joins its cluster.
+    Join,
+    /// The first node of a new cluster.
+    Bootstrap,
+    /// A server without a cluster.
+    Standalone,
+}
+
+/// What the operator decided.
+#[derive(Clone, Debug)]
+pub struct Wish<'a> {
+    /// The new data directory.
+    pub target: &'a Path,
+    /// Where other roots go.
+    pub roots: &'a [RootMapping],
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Binary logs are left out.
+    pub without_binlogs: bool,
+}
+
+/// What will be written.
+#[derive(Debug)]
+pub struct Plan {
+    /// For each root of the manifest its new place, absolute; none where the root is left out.
+    pub targets: Vec<Option<PathBuf>>,
+    /// The entries that come out of the archive, as indices into [`Manifest::files`].
+    pub chosen: Vec<usize>,
+    /// Files that restore writes itself.
+    pub own: Vec<OwnFile>,
+    /// Symbolic links: the root, the path below it, what it points to.
+    pub links: Vec<(u32, RelPath, PathBuf)>,
+}
+
+/// A file that restore writes itself.
+#[derive(Debug)]
+pub struct OwnFile {
+    /// The root, as an index into [`Manifest::roots`].
+    pub root: u32,
+    /// The path below the root.
+    pub path: RelPath,
+    /// The contents.
+    pub bytes: Vec<u8>,
+    /// The entry whose owner, mode and time it gets.
+    pub like: usize,
+}
+
+impl Plan {
+    /// Decides; nothing is written, and what cannot work is an error.
+    pub fn new(manifest: &Manifest, wish: &Wish<'_>) -> Result<Self> {
+        let targets = targets(manifest, wish)?;
+        let own = own_files(manifest, wish, &targets)?;
+        let replaced = |entry: &Entry| {
+            let galera = entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes();
+            galera || own.iter().any(|file| file.root == entry.root && file.path == entry.path)
+        };
+        let mut chosen = Vec::with_capacity(manifest.files.len());
+        for (index, entry) in manifest.files.iter().enumerate() {
+            if entry.path.depth() > DEEPEST {
+                return Err(Error::new(Class::Damage, format!("{:?} is nested too deeply", entry.path)));
+            }
+            let left_out = targets.get(entry.root as usize).is_none_or(Option::is_none)
+                || (wish.without_binlogs && is_binlog(manifest, entry));
+            if !left_out && !replaced(entry) {
+                chosen.push(index);
+            }
+        }
+        let links = links(manifest, &targets);
+        Ok(Self { targets, chosen, own, links })
+    }
+
+    /// Bytes that root number `root` will take; a file with holes is not counted, since nobody knows what is left of it.
+    pub fn bytes(&self, manifest: &Manifest, root: u32) -> u64 {
+        let entries = self.chosen.iter().filter_map(|index| manifest.files.get(*index));
+        let full = entries.filter(|entry| entry.root == root && !entry.sparse);
+        full.map(|entry| entry.size).fold(0, u64::saturating_add)
+    }
+}
+
+/// Whether a file is a binary log or the list of them.
+fn is_binlog(manifest: &Manifest, entry: &Entry) -> bool {
+    let of_binlog_root = manifest.roots.get(entry.root as usize).is_some_and(|root| root.kind == RootKind::Binlog);
+    entry.class == FileClass::Binlog || of_binlog_root || is_binlog_index(entry)
+}
+
+/// The list of binary logs is the one generated file that is called so.
+fn is_binlog_index(entry: &Entry) -> bool {
+    entry.class == FileClass::Generated && entry.path.file_name().as_bytes().ends_with(b".index")
+}
+
+fn targets(manifest: &Manifest, wish: &Wish<'_>) -> Result<Vec<Option<PathBuf>>> {
+    for (at, mapping) in wish.roots.iter().enumerate() {
+        if mapping.name == "datadir" {
+            return Err(Error::new(Class::Usage, "the datadir's place is given with --target"));
+        }
+        if wish.roots[..at].iter().any(|other| other.name == mapping.name) {
+            return Err(Error::new(Class::Usage, format!("--root {} is given twice", mapping.name)));
+        }
+        if !manifest.roots.iter().any(|root| root.name.as_str() == mapping.name) {
+            return Err(unknown_root(manifest, &mapping.name));
+        }
+    }
+    let mut missing = Vec::new();
+    let mut targets = Vec::with_capacity(manifest.roots.len());
+    for root in &manifest.roots {
+        let given = wish.roots.iter().find(|mapping| mapping.name == root.name.as_str());
+        let path = match (root.kind, given) {
+            (RootKind::Datadir, _) => Some(wish.target),
+            (RootKind::Binlog, _) if wish.without_binlogs => None,
+            (_, Some(mapping)) => Some(mapping.path.as_path()),
+            (_, None) => {
+                missing.push(root);
+                None
+            }
+        };
+        let absolute = path.map(std::path::absolute).transpose();
+        targets.push(absolute.map_err(|cause| Error::new(Class::Io, "cannot resolve a path").because(cause))?);
+    }
+    if missing.is_empty() { Ok(targets) } else { Err(missing_roots(&missing)) }
+}
+
+fn missing_roots(missing: &[&Root]) -> Error {
+    let flag = |root: &&Root| {
+        let path = escape(root.path.as_os_str().as_bytes());
+        let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@".contains(&byte));
+        let path = if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
+        format!("--root {}={path}", root.name)
+    };
+    let flags: Vec<String> = missing.iter().map(flag).collect();
+    let names: Vec<&str> = missing.iter().map(|root| root.name.as_str()).collect();
+    let binlog = if missing.iter().any(|root| root.kind == RootKind::Binlog) {
+        "; or leave the binary logs out with --without-binlogs"
+    } else {
+        ""
+    };
+    Error::new(
+        Class::Usage,
+        format!("the backup has directories outside the datadir, and their places are not given: {}", names.join(", ")),
+    )
+    .hint(format!("the donor had them here: {}{binlog}", flags.join(" ")))
+}
+
+fn unknown_root(manifest: &Manifest, name: &str) -> Error {
+    let names = manifest.roots.iter().skip(1).map(|root| root.name.as_str());
+    let nearest = names.max_by(|one, other| {
+        strsim::jaro_winkler(one, name).total_cmp(&strsim::jaro_winkler(other, name))
+    });
+    let error = Error::new(Class::Usage, format!("the backup has no root {name:?}"));
+    match nearest {
+        Some(nearest) => error.hint(format!("did you mean {nearest}? `show` lists the roots")),
+        None => error.hint("everything of this backup is in the datadir"),
+    }
+}
+
+/// The file whose owner stands for a whole root: the system tablespace, else the first file.
+pub fn representative(manifest: &Manifest, root: u32) -> Option<usize> {
+    let of_root = |(_, entry): &(usize, &Entry)| entry.root == root;
+    let entries = || manifest.files.iter().enumerate().filter(of_root);
+    let system = entries().find(|(_, entry)| entry.class == FileClass::InnodbSystem);
+    let file = || entries().find(|(_, entry)| entry.kind == EntryKind::File);
+    system.or_else(file).or_else(|| entries().next()).map(|(index, _)| index)
+}
+
+fn own_files(manifest: &Manifest, wish: &Wish<'_>, targets: &[Option<PathBuf>]) -> Result<Vec<OwnFile>> {
+    let mut own = Vec::new();
+    if wish.purpose != Purpose::Standalone {
+        let stored = manifest.files.iter().position(|entry| entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes());
+        let nothing = || Error::new(Class::Damage, "the manifest names no file of the datadir");
+        let like = stored.or_else(|| representative(manifest, 0)).ok_or_else(nothing)?;
+        let bytes = grastate(manifest, wish.purpose).into_bytes();
+        own.push(OwnFile { root: 0, path: RelPath::new(GRASTATE)?, bytes, like });
+    }
+    if !wish.without_binlogs {
+        own.extend(binlog_indices(manifest, targets));
+    }
+    Ok(own)
+}
+
+/// The form that Galera's own `saved_state.cpp` writes and reads.
+fn grastate(manifest: &Manifest, purpose: Purpose) -> String {
+    let (uuid, seqno) = (manifest.gtid.uuid, manifest.gtid.seqno);
+    let safe = u8::from(purpose == Purpose::Bootstrap);
+    format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: {safe}\n")
+}
+
+/// The lists of binary logs, where these have a directory of their own: they hold the paths as they will be.
+fn binlog_indices(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFile> {
+    if !manifest.roots.iter().any(|root| root.kind == RootKind::Binlog) {
+        return Vec::new();
+    }
+    let mut logs: Vec<&Entry> = manifest.files.iter().filter(|entry| entry.class == FileClass::Binlog).collect();
+    // After 999999 comes 1000000.
+    logs.sort_by_key(|entry| (entry.path.as_bytes().len(), entry.path.as_bytes()));
+    let mut bytes = Vec::new();
+    for log in logs {
+        match targets.get(log.root as usize).and_then(Option::as_ref) {
+            Some(target) if log.root != 0 => bytes.extend_from_slice(target.join(log.path.as_path()).as_os_str().as_bytes()),
+            _ => bytes.extend([b"./".as_slice(), log.path.as_bytes()].concat()),
+        }
+        bytes.push(b'\n');
+    }
+    let indices = manifest.files.iter().enumerate().filter(|(_, entry)| is_binlog_index(entry));
+    let own = |(like, entry): (usize, &Entry)| OwnFile {
+        root: entry.root,
+        path: entry.path.clone(),
+        bytes: bytes.clone(),
+        like,
+    };
+    indices.map(own).collect()
+}
+
+/// The symbolic links of databases that lie elsewhere.
+fn links(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<(u32, RelPath, PathBuf)> {
+    let roots = manifest.roots.iter().zip(targets);
+    roots.filter_map(|(root, target)| Some((0, root.link.clone()?, target.clone()?))).collect()
+}

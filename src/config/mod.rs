@@ -1,0 +1,257 @@
+//! Settings from flags, the environment and the server's option files, resolved once into one valid [`Config`].
+//!
+//! A flag beats the environment, the environment beats an option file, and that beats the default. A name that is not
+//! known is refused: a misspelt `frozen-limit` must not leave the default in force unnoticed.
+
+pub mod environment;
+pub mod options;
+pub mod print_defaults;
+pub mod server;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use environment::Environment;
+pub use options::Binlogs;
+
+use crate::archive::codec::Codec;
+use crate::error::{Class, Error, Result, printable};
+use crate::wsrep::address::DestinationName;
+use options::{Draft, TABLE};
+use print_defaults::Setting;
+
+/// The group of option files that is ours.
+pub const GROUP: &str = "wsrep_sst_backup";
+
+/// What our variables begin with: `WSREP_SST_BACKUP_FROZEN_LIMIT`.
+pub const VARIABLE_PREFIX: &str = "WSREP_SST_BACKUP_";
+
+/// What the option of a named destination begins with.
+const DESTINATION: &str = "destination.";
+
+/// How much of a bad name or value a message shows, in characters.
+const SHOWN: usize = 64;
+
+/// How alike a known name must be to be suggested (Jaro-Winkler, 0 to 1).
+const ALIKE: f64 = 0.75;
+
+/// Everything that can be set, valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The default destination: a directory, absolute.
+    pub repository: PathBuf,
+    /// Directories that an SST address can choose by name, absolute.
+    pub destinations: BTreeMap<DestinationName, PathBuf>,
+    /// How new backups are compressed.
+    pub codec: Codec,
+    /// Threads that read, hash and compress.
+    pub workers: NonZeroUsize,
+    /// Which binary logs go into a backup.
+    pub binlogs: Binlogs,
+    /// How long the server may be frozen.
+    pub frozen_limit: Duration,
+    /// How long the server may take to flush and lock its tables.
+    pub flush_timeout: Duration,
+}
+
+/// Where a setting was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    OptionFile,
+    Environment,
+    Flag,
+}
+
+/// What is being resolved.
+#[derive(Default)]
+struct Resolving {
+    draft: Draft,
+    destinations: BTreeMap<DestinationName, PathBuf>,
+}
+
+impl Config {
+    /// Resolves the settings of group [`GROUP`] in the option files, the environment, and flags as name and value.
+    ///
+    /// Errors: an unknown name, a missing value, a value that is not allowed; each says where it was written.
+    pub fn resolve(files: &[Setting], environment: &Environment, flags: &[(&str, OsString)]) -> Result<Self> {
+        let mut resolving = Resolving::default();
+        for setting in files {
+            resolving.set(Origin::OptionFile, &setting.name, setting.value.as_deref())?;
+        }
+        for (name, value) in environment.with_prefix(VARIABLE_PREFIX) {
+            resolving.set(Origin::Environment, &name.to_lowercase(), Some(value))?;
+        }
+        for (name, value) in flags {
+            resolving.set(Origin::Flag, name, Some(value))?;
+        }
+        resolving.finish()
+    }
+
+    /// The directory that an SST address chooses.
+    pub fn destination(&self, name: Option<&DestinationName>) -> Result<&Path> {
+        let Some(name) = name else { return Ok(&self.repository) };
+        self.destinations.get(name).map(PathBuf::as_path).ok_or_else(|| {
+            Error::new(Class::Config, format!("there is no destination \"{name}\""))
+                .hint(format!("name it in an option file: `destination.{name} = /directory` in group [{GROUP}]"))
+        })
+    }
+}
+
+impl Resolving {
+    fn set(&mut self, origin: Origin, name: &str, value: Option<&OsStr>) -> Result<()> {
+        let bad = |what: String| Error::new(Class::Config, format!("{what} ({})", origin.place(name)));
+        let value = value.map(OsStr::to_string_lossy).unwrap_or_default();
+        // A variable's name cannot hold the point, and no variable's name tells the case of a destination.
+        if let Some(destination) = name.strip_prefix(DESTINATION).filter(|_| origin != Origin::Environment) {
+            let destination = destination.parse().map_err(|cause: Error| bad(cause.to_string()))?;
+            let directory = options::absolute(&value)
+                .ok_or_else(|| bad(format!("the value {} of {name} is not an absolute path", quote(&value))))?;
+            self.destinations.insert(destination, directory);
+            return Ok(());
+        }
+        let key = name.replace('_', "-");
+        let Some(row) = TABLE.iter().find(|row| row.name == key) else {
+            let error = bad(format!("there is no option {}", quote(name)));
+            return Err(match nearest(&key) {
+                Some(known) => error.hint(format!("did you mean `{known}`?")),
+                None => error,
+            });
+        };
+        (row.set)(&mut self.draft, &value).ok_or_else(|| {
+            let what = if value.is_empty() { "no value".to_owned() } else { format!("the value {}", quote(&value)) };
+            bad(format!("{} cannot have {what}: it takes {}", row.name, row.allowed))
+        })
+    }
+
+    fn finish(self) -> Result<Config> {
+        let Self { draft, destinations } = self;
+        Ok(Config {
+            repository: draft.repository,
+            destinations,
+            codec: Codec::new(&draft.compress, draft.compress_level)
+                .map_err(|cause| Error::new(Class::Config, "compress and compress-level do not fit").because(cause))?,
+            workers: draft.workers,
+            binlogs: draft.binlogs,
+            frozen_limit: draft.frozen_limit,
+            flush_timeout: draft.flush_timeout,
+        })
+    }
+}
+
+impl Origin {
+    /// Where the reader of a message finds the setting.
+    fn place(self, name: &str) -> String {
+        let name = printable(name.chars().take(SHOWN).collect::<String>());
+        match self {
+            Origin::OptionFile => format!("group [{GROUP}] of the option files"),
+            Origin::Environment => format!("environment variable {VARIABLE_PREFIX}{}", name.to_uppercase()),
+            Origin::Flag => format!("flag --{name}"),
+        }
+    }
+}
+
+/// The known name that is most like `name`, if any is.
+fn nearest(name: &str) -> Option<&'static str> {
+    let name: String = name.chars().take(SHOWN).collect();
+    let known = TABLE.iter().map(|row| row.name).chain([DESTINATION]);
+    let alike = known.map(|known| (strsim::jaro_winkler(known, &name), known)).filter(|(alike, _)| *alike >= ALIKE);
+    alike.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}
+
+fn quote(text: impl fmt::Display) -> String {
+    format!("\"{}\"", printable(text.to_string().chars().take(SHOWN).collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, value: &str) -> Setting {
+        Setting { name: name.to_owned(), value: Some(value.into()) }
+    }
+
+    fn from_file(settings: &[(&str, &str)]) -> Result<Config> {
+        let settings: Vec<Setting> = settings.iter().map(|(name, value)| file(name, value)).collect();
+        Config::resolve(&settings, &Environment::default(), &[])
+    }
+
+    #[test]
+    fn without_any_setting_the_defaults_hold() {
+        let config = from_file(&[]).unwrap();
+        assert_eq!(config.repository, Path::new("/var/backups/wsrep_sst_backup"));
+        assert_eq!((config.codec, config.binlogs), (Codec::Zstd(1), Binlogs::Last));
+        assert_eq!((config.frozen_limit.as_secs(), config.flush_timeout.as_secs()), (3600, 600));
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_and_that_an_option_file() {
+        let files = [file("workers", "2"), file("repository", "/from-file"), file("frozen_limit", "1min")];
+        let environment = Environment::from_iter([
+            ("WSREP_SST_BACKUP_WORKERS", "3"),
+            ("WSREP_SST_BACKUP_REPOSITORY", "/from-environment"),
+            ("WSREP_SST_OPT_AUTH", ""),
+        ]);
+        let config = Config::resolve(&files, &environment, &[("repository", "/from-flag".into())]).unwrap();
+        assert_eq!(config.repository, Path::new("/from-flag"));
+        assert_eq!((config.workers.get(), config.frozen_limit.as_secs()), (3, 60));
+    }
+
+    #[test]
+    fn the_last_line_of_a_file_wins_and_both_spellings_are_one() {
+        let config = from_file(&[("compress_level", "9"), ("compress-level", "3"), ("compress", "gzip")]).unwrap();
+        assert_eq!(config.codec, Codec::Gzip(3));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_nearest_known_one_and_its_place() {
+        let error = from_file(&[("frozen-limt", "1h")]).unwrap_err();
+        assert_eq!(error.class(), Class::Config);
+        assert!(error.to_string().contains("frozen-limt") && error.to_string().contains("group [wsrep_sst_backup]"));
+        assert_eq!(error.advice(), Some("did you mean `frozen-limit`?"));
+        let environment = Environment::from_iter([("WSREP_SST_BACKUP_REPO", "/x")]);
+        let error = Config::resolve(&[], &environment, &[]).unwrap_err();
+        assert!(error.to_string().contains("WSREP_SST_BACKUP_REPO"), "{error}");
+        assert_eq!(error.advice(), Some("did you mean `repository`?"));
+        assert_eq!(from_file(&[("zzz", "1")]).unwrap_err().advice(), None);
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_allowed() {
+        for (name, value, allowed) in [
+            ("workers", "0", "1 to 256"),
+            ("workers", "257", "1 to 256"),
+            ("binlogs", "some", "none, last or all"),
+            ("compress", "lz4", "zstd, gzip or none"),
+            ("compress-level", "x", "1 to 19"),
+            ("frozen-limit", "soon", "a time such as"),
+            ("repository", "relative", "an absolute path"),
+        ] {
+            let message = from_file(&[(name, value)]).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains(value) && message.contains(allowed), "{message}");
+        }
+        let without = Setting { name: "workers".to_owned(), value: None };
+        let message = Config::resolve(&[without], &Environment::default(), &[]).unwrap_err().to_string();
+        assert!(message.contains("no value"), "{message}");
+        assert!(from_file(&[("compress", "gzip"), ("compress-level", "10")]).is_err());
+        assert!(from_file(&[("compress", "none"), ("compress-level", "1")]).is_err());
+    }
+
+    #[test]
+    fn destinations_have_names_and_the_address_chooses_among_them() {
+        let config = from_file(&[("destination.far_1", "/mnt/far"), ("destination.Near", "/near")]).unwrap();
+        let name = |text: &str| text.parse::<DestinationName>().unwrap();
+        assert_eq!(config.destination(Some(&name("far_1"))).unwrap(), Path::new("/mnt/far"));
+        assert_eq!(config.destination(Some(&name("Near"))).unwrap(), Path::new("/near"));
+        assert_eq!(config.destination(None).unwrap(), config.repository);
+        assert_eq!(config.destination(Some(&name("near"))).unwrap_err().class(), Class::Config);
+        for (key, value) in
+            [("destination.", "/x"), ("destination.a/b", "/x"), ("destination.a", "x"), ("destination", "/x")]
+        {
+            assert_eq!(from_file(&[(key, value)]).unwrap_err().class(), Class::Config, "{key}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The table of options: every setting has one row, whether it is written as a flag, a variable or a line of an option file.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
+const LONGEST_SECONDS: u64 = 30 * 24 * 3600;
+
+/// The most workers; a memory budget of 16 MiB for each is promised.
+const MOST_WORKERS: usize = 256;
+
+/// Workers beyond this many read faster than storage gives, and take the processors from the server.
+const DEFAULT_WORKERS: usize = 16;
+
+/// Which binary logs go into a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binlogs {
+    /// None.
+    None,
+    /// The one that the server began when it flushed.
+    #[default]
+    Last,
+    /// All that the index names.
+    All,
+}
+
+/// The values as they are collected, each already valid by itself.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) repository: PathBuf,
+    pub(super) compress: String,
+    pub(super) compress_level: Option<u8>,
+    pub(super) workers: NonZeroUsize,
+    pub(super) binlogs: Binlogs,
+    pub(super) frozen_limit: Duration,
+    pub(super) flush_timeout: Duration,
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name, as a long flag without the dashes.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+    /// What it may be.
+    pub allowed: &'static str,
+    /// What it is when nobody says anything.
+    pub default: &'static str,
+    /// Takes a value; `None` if it is not allowed.
+    pub(super) set: fn(&mut Draft, &str) -> Option<()>,
+}
+
+/// The options of group `[wsrep_sst_backup]`, besides `destination.NAME`.
+pub const TABLE: &[Row] = &[
+    Row {
+        name: "repository",
+        help: "directory that holds the backups",
+        allowed: "an absolute path",
+        default: "/var/backups/wsrep_sst_backup",
+        set: |draft, text| absolute(text).map(|path| draft.repository = path),
+    },
+    Row {
+        name: "compress",
+        help: "compression of new backups",
+        allowed: "zstd, gzip or none",
+        default: "zstd",
+        set: |draft, text| ["zstd", "gzip", "none"].contains(&text).then(|| draft.compress = text.to_owned()),
+    },
+    Row {
+        name: "compress-level",
+        help: "level of the compression",
+        allowed: "1 to 19 for zstd, 1 to 9 for gzip",
+        default: "1 for zstd, 6 for gzip",
+        set: |draft, text| text.parse().ok().map(|level| draft.compress_level = Some(level)),
+    },
+    Row {
+        name: "workers",
+        help: "threads that read, hash and compress",
+        allowed: "a number from 1 to 256",
+        default: "the number of processors, at most 16",
+        set: |draft, text| {
+            let workers = text.parse::<NonZeroUsize>().ok().filter(|workers| workers.get() <= MOST_WORKERS)?;
+            draft.workers = workers;
+            Some(())
+        },
+    },
+    Row {
+        name: "binlogs",
+        help: "binary logs that go into a backup",
+        allowed: "none, last or all",
+        default: "last",
+        set: |draft, text| binlogs(text).map(|binlogs| draft.binlogs = binlogs),
+    },
+    Row {
+        name: "frozen-limit",
+        help: "longest time that the server may be frozen, past which the run fails",
+        allowed: "a time such as 90s, 15min or 1h, at most 30d; a number alone means seconds",
+        default: "1h",
+        set: |draft, text| duration(text).map(|limit| draft.frozen_limit = limit),
+    },
+    Row {
+        name: "flush-timeout",
+        help: "longest time that the server may take to flush and lock its tables",
+        allowed: "a time such as 90s, 15min or 1h, at most 30d; a number alone means seconds",
+        default: "10min",
+        set: |draft, text| duration(text).map(|limit| draft.flush_timeout = limit),
+    },
+];
+
+impl Default for Draft {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            repository: "/var/backups/wsrep_sst_backup".into(),
+            compress: "zstd".to_owned(),
+            compress_level: None,
+            workers: NonZeroUsize::new(processors.min(DEFAULT_WORKERS)).unwrap_or(NonZeroUsize::MIN),
+            binlogs: Binlogs::default(),
+            frozen_limit: Duration::from_secs(3600),
+            flush_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// An absolute path without `..`.
+pub(super) fn absolute(text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    let upwards = path.components().any(|part| part == std::path::Component::ParentDir);
+    (path.is_absolute() && !upwards && !text.chars().any(char::is_control)).then_some(path)
+}
+
+fn binlogs(text: &str) -> Option<Binlogs> {
+    match text {
+        "none" => Some(Binlogs::None),
+        "last" => Some(Binlogs::Last),
+        "all" => Some(Binlogs::All),
+        _ => None,
+    }
+}
+
+/// A number and a unit; more than none.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let scale_ms: u64 = match unit.trim_start() {
+        "ms" => 1,
+        "" | "s" | "sec" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
+        _ => return None,
+    };
+    let milliseconds = number.checked_mul(scale_ms)?;
+    (1..=LONGEST_SECONDS * 1000).contains(&milliseconds).then(|| Duration::from_millis(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        for (text, seconds) in [
+            ("90", 90.0),
+            ("90s", 90.0),
+            ("15min", 900.0),
+            ("2m", 120.0),
+            ("1h", 3600.0),
+            ("250ms", 0.25),
+            ("1 d", 86_400.0),
+        ] {
+            assert_eq!(duration(text).unwrap().as_secs_f64(), seconds, "{text}");
+        }
+        for text in ["", "0", "0s", "s", "-1", "1.5h", "1w", "31d", "99999999999999999999h", "1h30", "1 h x"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_in_the_table_are_the_defaults() {
+        let draft = Draft::default();
+        let mut again = Draft { workers: NonZeroUsize::MIN, ..Draft::default() };
+        for row in TABLE.iter().filter(|row| !matches!(row.name, "compress-level" | "workers")) {
+            (row.set)(&mut again, row.default).unwrap();
+        }
+        again.workers = draft.workers;
+        assert_eq!(format!("{again:?}"), format!("{draft:?}"));
+        assert!((1..=DEFAULT_WORKERS).contains(&draft.workers.get()));
+    }
+
+    #[test]
+    fn paths_are_absolute_and_do_not_climb() {
+        assert!(absolute("/srv/backups").is_some());
+        for text in ["", "srv", "./x", "/srv/../etc", "/srv\n"] {
+            assert_eq!(absolute(text), None, "{text}");
+        }
+    }
+}

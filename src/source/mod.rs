@@ -1,0 +1,4 @@
+//! How the bytes of a running server's files are held still, and how it is proved that they show one instant.
+
+pub mod fingerprint;
+pub mod settle;

@@ -1,0 +1,371 @@
+//! Settling: copy until a whole pass finds nothing changed, which proves that all copies show one instant.
+//!
+//! # Why that is a proof
+//!
+//! A pass first takes the fingerprint of every file (the survey), then copies those whose fingerprint is not the one
+//! under which they were last copied. Let the survey of pass *k* find nothing to copy. A file was fingerprinted in some
+//! pass before *k*, copied after that, and has the same fingerprint in survey *k*: from the one look to the other it did
+//! not change (it was not young, see [`super::fingerprint`]), so the copy is what it held all that time. All these times
+//! contain the time between survey *k − 1* and survey *k*: at every instant there, all files held what was copied. No
+//! file came or went in between either: it would be new or missing in survey *k*, or its directory's stamp would differ.
+//! (The top of a root is not compared, only what is in it: the server makes and removes marker files there all the
+//! time. No table lives there.)
+//!
+//! # The one exception: a redo log that only grew
+//!
+//! A rollback of an old transaction writes redo inside the frozen window. The last copy is accepted although a redo file
+//! changed after it, if
+//!
+//! 1. nothing but redo files changed, none came, none went;
+//! 2. their heads — header and checkpoints, compared by content — are as they were before the copy, none is shorter;
+//! 3. the copy was begun when the last copies of all other files, of every engine, were complete.
+//!
+//! Let *t* be the instant at which that redo copy began. By 3 and the proof above, all other files held at *t* what was
+//! copied. By 2 the checkpoint did not move from before *t* until now, so nothing that a recovery from it reads was
+//! overwritten: after *t* the server only appended. The copy therefore holds every record from the checkpoint up to *t*,
+//! then perhaps a part of what was appended while we read, which ends for recovery where the first block or
+//! mini-transaction fails its checksum or sequence. Pages are written after their redo (write-ahead logging), and the
+//! pages we hold were on disk at *t*: no page is ahead of the copied log. That is the disk of a server that lost power at
+//! *t* or a moment later, from which recovery is exact. What was appended is not a commit: those are held off.
+//! With the log copied *before* a page (MariaDB's own rsync script does so) the page is from the log's future, and with a
+//! checkpoint in between recovery skips records whose pages we do not hold: hence 2 and 3.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tracing::{debug, info};
+
+use super::fingerprint::{Clock, Stamp};
+use crate::archive::manifest::{EntryKind, FileClass};
+use crate::cancel::Cancel;
+use crate::datadir::inventory::{Found, Inventory, Key};
+use crate::error::{Class, Error, Result};
+
+/// How many changing files an error names.
+const NAMED: usize = 10;
+
+/// The files to be copied, and the clock that stamps them.
+pub trait Files {
+    /// Looks at every file; fingerprints are taken before this returns.
+    fn survey(&mut self) -> Result<Inventory>;
+
+    /// The time by the clock that stamps files.
+    fn now(&self) -> Stamp;
+
+    /// Lets `time` pass.
+    fn wait(&mut self, time: Duration) -> Result<()>;
+}
+
+/// Where copies are held.
+pub trait Held {
+    /// Begins to copy a directory or file, as many bytes as its fingerprint says; takes the place of an earlier copy.
+    fn copy(&mut self, found: &Found) -> Result<Copied>;
+
+    /// Forgets the copy of a file that is gone.
+    fn drop_copy(&mut self, key: &Key) -> Result<()>;
+
+    /// Returns when all copies that were begun are complete: with the files that were shorter than announced.
+    fn barrier(&mut self) -> Result<Vec<Key>>;
+}
+
+/// Whether there was something to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The copy was begun.
+    Begun,
+    /// The file is gone, or another one has its name.
+    Vanished,
+}
+
+/// What settling may cost, and what it may accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Passes after which files that still change fail the run.
+    pub max_passes: u32,
+    /// Whether a redo log that only grew is settled (see the head of this file).
+    pub redo_prefix: bool,
+    /// How far the files' change times can be trusted.
+    pub clock: Clock,
+}
+
+impl Rules {
+    /// For copies that are read while the server is frozen.
+    ///
+    /// A page on its way to the disk was stamped when its write began, and reading does not wait for it. A fifth of a
+    /// second is more than a write takes on a disk that anybody runs a database on; pages are checked by their checksums
+    /// besides.
+    pub fn locked() -> Self {
+        Self { max_passes: 30, redo_prefix: true, clock: Clock::new(Duration::from_millis(200)) }
+    }
+}
+
+/// Copies that show one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The files as copied: the last survey, with the fingerprints under which the copies were made.
+    pub inventory: Inventory,
+    /// Passes made, the last one, which found nothing, included.
+    pub passes: u32,
+    /// Bytes copied.
+    pub copied_bytes: u64,
+    /// Those of them that were copied because an earlier copy was outdated.
+    pub copied_again_bytes: u64,
+    /// Redo files that grew after their copy, by the rule in the head of this file.
+    pub grown: Vec<Key>,
+    /// Log tables: copied last, exempt from settling.
+    pub exempt: Vec<Key>,
+}
+
+/// Copies the files into `held` until all copies show one instant.
+///
+/// # Errors
+///
+/// [`Class::Unsettled`] if files still change after the last allowed pass; whatever `files`, `held` and `cancel` say.
+pub fn settle(files: &mut dyn Files, held: &mut dyn Held, rules: &Rules, cancel: &Cancel) -> Result<Settled> {
+    let mut run = Run {
+        held,
+        rules,
+        cancel,
+        ledger: HashMap::new(),
+        asked: Stamp::default(),
+        turn: 0,
+        copied: 0,
+        copied_again: 0,
+    };
+    let mut names = Vec::new();
+    // One pass to copy and one to prove it are the least.
+    let max_passes = rules.max_passes.max(2);
+    for pass in 1..=max_passes {
+        cancel.check()?;
+        run.asked = files.now();
+        let inventory = files.survey()?;
+        let difference = run.compare(&inventory);
+        debug!(pass, changed = difference.changed.len(), gone = difference.gone.len(), "survey");
+        if let Some(grown) = run.settled(&inventory, &difference) {
+            return run.finish(files, inventory, pass, grown);
+        }
+        if pass > 1 {
+            names = difference.names(&inventory);
+            info!("changed while they were copied: {}", list(&names));
+        }
+        run.copy_all(files, &inventory, &difference)?;
+    }
+    Err(unsettled(max_passes, &names))
+}
+
+/// What a survey shows to be different from the copies: indices into the inventory, and keys of the ledger.
+struct Difference {
+    changed: Vec<usize>,
+    gone: Vec<Key>,
+}
+
+/// A copy that is held.
+struct Copy {
+    /// The file as it was before it was copied.
+    found: Found,
+    /// When it was copied: copies of a smaller turn were complete before this one began.
+    turn: u64,
+    /// The file was young when it was copied: the copy may be outdated already.
+    young: bool,
+    /// The file was shorter than announced.
+    short: bool,
+}
+
+struct Run<'a> {
+    held: &'a mut dyn Held,
+    rules: &'a Rules,
+    cancel: &'a Cancel,
+    ledger: HashMap<Key, Copy>,
+    /// When the last survey began.
+    asked: Stamp,
+    turn: u64,
+    copied: u64,
+    copied_again: u64,
+}
+
+impl Run<'_> {
+    fn compare(&self, inventory: &Inventory) -> Difference {
+        let mut changed = Vec::new();
+        let mut unseen: HashSet<&Key> = self.ledger.keys().collect();
+        for (at, found) in inventory.files.iter().enumerate() {
+            if found.class == FileClass::LogTable {
+                continue;
+            }
+            let key = found.key();
+            unseen.remove(&key);
+            match self.ledger.get(&key) {
+                Some(copy) if same_state(&copy.found, found) && !copy.young && !copy.short => {}
+                _ => changed.push(at),
+            }
+        }
+        let mut gone: Vec<Key> = unseen.into_iter().cloned().collect();
+        gone.sort();
+        Difference { changed, gone }
+    }
+
+    /// Whether the copies show one instant: then with the redo files that grew since.
+    fn settled(&self, inventory: &Inventory, difference: &Difference) -> Option<Vec<Key>> {
+        if !difference.gone.is_empty() {
+            return None;
+        }
+        let others = self.ledger.values().filter(|copy| copy.found.class != FileClass::Redo);
+        let complete = others.map(|copy| copy.turn).max().unwrap_or(0);
+        let grew = |found: &Found| {
+            let copy = self.ledger.get(&found.key())?;
+            let only_grew = found.class == FileClass::Redo && !copy.short && copy.found.print.grew_into(&found.print);
+            (self.rules.redo_prefix && only_grew && copy.turn > complete).then(|| found.key())
+        };
+        difference.changed.iter().map(|at| inventory.files.get(*at).and_then(grew)).collect()
+    }
+
+    /// Copies what is different: the redo log when everything else is complete.
+    fn copy_all(&mut self, files: &mut dyn Files, inventory: &Inventory, difference: &Difference) -> Result<()> {
+        for key in &difference.gone {
+            self.forget(key)?;
+        }
+        let changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
+        if let Some(time) = changed.iter().filter_map(|found| self.until_old(found, files.now())).max() {
+            files.wait(time)?;
+        }
+        let (redo, others): (Vec<&Found>, Vec<&Found>) =
+            changed.into_iter().partition(|found| found.class == FileClass::Redo);
+        self.copy_turn(files, &others)?;
+        self.copy_turn(files, &redo)?;
+        Ok(())
+    }
+
+    /// Copies `batch`; all copies are complete when it returns, with those that are shorter than they should be.
+    fn copy_turn(&mut self, files: &dyn Files, batch: &[&Found]) -> Result<Vec<Key>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.turn += 1;
+        for found in batch {
+            self.cancel.check()?;
+            // What is in a directory was copied, so to speak, by the survey that listed it.
+            let directory = found.kind == EntryKind::Directory;
+            let copied = if directory { self.asked } else { files.now() };
+            let young = self.until_old(found, copied).is_some();
+            self.copy(found, young)?;
+        }
+        let short = self.held.barrier()?;
+        for key in &short {
+            if let Some(copy) = self.ledger.get_mut(key) {
+                copy.short = true;
+            }
+        }
+        Ok(short)
+    }
+
+    fn copy(&mut self, found: &Found, young: bool) -> Result<()> {
+        let key = found.key();
+        let known = self.ledger.get(&key);
+        let again = known.is_some();
+        // What comes and goes in a directory changes its stamps; its own copy says only whose it is.
+        let noted = found.kind == EntryKind::Directory && known.is_some_and(|copy| same_owner(&copy.found, found));
+        if !noted && self.held.copy(found)? == Copied::Vanished {
+            return if again { self.forget(&key) } else { Ok(()) };
+        }
+        self.copied = self.copied.saturating_add(found.bytes());
+        if again {
+            self.copied_again = self.copied_again.saturating_add(found.bytes());
+        }
+        self.ledger.insert(key, Copy { found: found.clone(), turn: self.turn, young, short: false });
+        Ok(())
+    }
+
+    fn forget(&mut self, key: &Key) -> Result<()> {
+        self.ledger.remove(key);
+        self.held.drop_copy(key)
+    }
+
+    fn until_old(&self, found: &Found, now: Stamp) -> Option<Duration> {
+        let mut clock = self.rules.clock;
+        if found.kind == EntryKind::Directory {
+            // Entries come and go under the directory's lock: there is no write under way.
+            clock.in_flight = Duration::ZERO;
+        }
+        clock.until_old(&found.print, now)
+    }
+
+    /// Copies the log tables, and puts together what the copies are.
+    fn finish(
+        mut self,
+        files: &mut dyn Files,
+        mut inventory: Inventory,
+        passes: u32,
+        grown: Vec<Key>,
+    ) -> Result<Settled> {
+        self.copy_log_tables(files, &inventory)?;
+        let mut ledger = std::mem::take(&mut self.ledger);
+        let copied = inventory.files.iter().filter_map(|found| ledger.remove(&found.key()));
+        inventory.files = copied.map(|copy| copy.found).collect();
+        let exempt = inventory.files.iter().filter(|found| found.class == FileClass::LogTable).map(Found::key);
+        Ok(Settled {
+            exempt: exempt.collect(),
+            inventory,
+            passes,
+            copied_bytes: self.copied,
+            copied_again_bytes: self.copied_again,
+            grown,
+        })
+    }
+
+    /// Copies the log tables once; again only those that were shorter than announced, because somebody emptied them.
+    fn copy_log_tables(&mut self, files: &mut dyn Files, inventory: &Inventory) -> Result<()> {
+        let mut wanted: Vec<Found> = log_tables(inventory).cloned().collect();
+        for _ in 0..self.rules.max_passes {
+            let short = self.copy_turn(files, &wanted.iter().collect::<Vec<_>>())?;
+            if short.is_empty() {
+                return Ok(());
+            }
+            let seen = files.survey()?;
+            for key in &short {
+                if !log_tables(&seen).any(|found| found.key() == *key) {
+                    self.forget(key)?;
+                }
+            }
+            wanted = log_tables(&seen).filter(|found| short.contains(&found.key())).cloned().collect();
+        }
+        let names: Vec<String> = wanted.iter().map(|found| inventory.name(&found.key())).collect();
+        Err(unsettled(self.rules.max_passes, &names))
+    }
+}
+
+impl Difference {
+    /// The files' names, in the order of the inventory.
+    fn names(&self, inventory: &Inventory) -> Vec<String> {
+        let changed = self.changed.iter().filter_map(|at| inventory.files.get(*at)).map(Found::key);
+        changed.chain(self.gone.iter().cloned()).map(|key| inventory.name(&key)).collect()
+    }
+}
+
+fn log_tables(inventory: &Inventory) -> impl Iterator<Item = &Found> {
+    inventory.files.iter().filter(|found| found.class == FileClass::LogTable)
+}
+
+/// Whether nothing happened to the file between the two looks. Holes are no state: they move when a write is flushed.
+fn same_state(one: &Found, other: &Found) -> bool {
+    one.print == other.print && one.class == other.class && same_owner(one, other)
+}
+
+fn same_owner(one: &Found, other: &Found) -> bool {
+    (one.mode, one.uid, one.gid) == (other.mode, other.uid, other.gid)
+}
+
+fn unsettled(passes: u32, names: &[String]) -> Error {
+    Error::new(Class::Unsettled, format!("in {passes} passes the files never stood still: {} kept changing", list(names)))
+        .hint("the frozen server still writes: roll back or end old transactions before a backup, and look who else writes there")
+}
+
+/// The first names, and how many more there are.
+fn list(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("\"{name}\"")).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

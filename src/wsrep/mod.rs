@@ -1,0 +1,10 @@
+//! The server's side of a donor run: what it asked for, the dialogue with it, and whether it is still there.
+
+pub mod address;
+pub mod answer;
+pub mod grastate;
+pub mod request;
+pub mod server_process;
+pub mod session;
+pub mod stdin;
+pub mod watch;
