@@ -23,10 +23,8 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
     let mut output = Output::stdout(cli.global.json, cli.global.quiet);
     match &cli.command {
         Command::List => list::run(&context, &mut output),
-        Command::Show(args) => show::run(args, &context, &mut output),
-        Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
-        Command::Extract(args) => extract::run(args, &context, &mut output),
+        _ => Err(crate::Error::new(crate::error::Class::Usage, "later")),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cancel::Cancel;
 use crate::command::human;
 use crate::config::print_defaults::OptionFiles;
 use crate::config::{Config, Environment, server};
-use crate::datadir::Datadir;
+use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::inventory::Inventory;
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
@@ -48,7 +48,8 @@ impl Prepared {
         let only_run = lock(&variables.datadir)?;
         let repository = LocalRepository::open(config.destination(address.destination.as_ref())?)?;
         repository.probe_writable()?;
-        let datadir = Datadir::open(&variables, config.binlogs, &[repository.path()])?;
+        let options = Options { binlogs: config.binlogs, leave_out: vec![repository.path().to_owned()] };
+        let datadir = Datadir::open(&variables, &options)?;
         let inventory = datadir.survey(cancel)?;
         datadir.check_readable(&inventory, cancel)?;
         check_space(&repository, config.codec, inventory.total_bytes())?;

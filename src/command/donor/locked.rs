@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::archive::encode::{Encoder, EntryId, Meta};
 use crate::archive::manifest::{EntryKind, FileClass, RootName};
 use crate::cancel::Cancel;
-use crate::datadir::Datadir;
+use crate::datadir::survey::Datadir;
 use crate::datadir::inventory::{Found, Inventory, Key};
 use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
@@ -111,7 +111,7 @@ impl<W: Write + Send + 'static> Held for Members<'_, W> {
             match self.datadir.open_file(found) {
                 Ok(file) => self.encoder.add_file(meta, Arc::new(file), 0)?,
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Copied::Vanished),
-                Err(cause) => return Err(Error::io("open", self.datadir.path_of(found), cause)),
+                Err(cause) => return Err(Error::io("open", self.datadir.full_path(found), cause)),
             }
         };
         if let Some(outdated) = self.entries.insert(found.key(), entry) {

@@ -58,7 +58,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
     report::prepared(&id, &prepared);
 
-    let answers = Answers::new(&prepared.variables.datadir, &datadir.grastate_directory(), request.gtid);
+    let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
     let asked = Instant::now();
     let session = session.freeze(&answers, config.flush_timeout, &cancel)?;
     let opened = Instant::now();
