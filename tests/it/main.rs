@@ -8,4 +8,5 @@ mod dialogue;
 mod interruption;
 mod outcome;
 mod server;
+mod small_disk;
 mod tree;
