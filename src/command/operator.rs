@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::output::Output;
-use super::{Context, list, restore};
+use super::{Context, extract, list, restore, show, verify};
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
 use crate::config::print_defaults::{Defaults, OptionFiles};
@@ -23,8 +23,10 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
     let mut output = Output::stdout(cli.global.json, cli.global.quiet);
     match &cli.command {
         Command::List => list::run(&context, &mut output),
+        Command::Show(args) => show::run(args, &context, &mut output),
+        Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
-        _ => Err(crate::Error::new(crate::error::Class::Usage, "later")),
+        Command::Extract(args) => extract::run(args, &context, &mut output),
     }
 }
 

@@ -78,7 +78,7 @@ fn in_root_1(meta: Meta) -> Meta {
 }
 
 fn head() -> ManifestHead {
-    let root = |name, kind, path: &str| Root { name: root_name(name), kind, path: path.into(), link: None };
+    let root = |name, kind, path: &str| Root::new(root_name(name), kind, path);
     ManifestHead {
         id: "20261122T100946Z-node2-7f3a".parse().unwrap(),
         gtid: "6d3f9a04-1234-11ef-8000-0242ac120002:17".parse().unwrap(),

@@ -41,7 +41,7 @@ pub struct Stage {
     dir: Option<Dir>,
     how: How,
     kept: bool,
-    _lock: DirLock,
+    lock: Option<DirLock>,
 }
 
 #[derive(Debug)]
@@ -125,18 +125,10 @@ impl Site {
     /// Makes the hidden directory to write into. With `guard` it is inside the target, and the server is kept away by a
     /// guard of that name; without it the target decides.
     pub fn stage(self, guard: Option<&OsStr>) -> Result<Stage> {
-        if guard.is_none() && !self.mount_point {
-            match self.beside() {
-                Ok((dir, staged, lock)) => {
-                    let how = How::Beside { staged, published: false };
-                    return Ok(Stage { site: self, dir: Some(dir), how, kept: false, _lock: lock });
-                }
-                Err(error) if self.found.is_some() && is_denied(&error) => {}
-                Err(error) if is_denied(&error) => {
-                    return Err(error.hint(format!("make {:?} yourself, empty and writable", self.path)));
-                }
-                Err(error) => return Err(error),
-            }
+        if guard.is_none() && !self.must_be_inside()? {
+            let (dir, staged, lock) = self.beside()?;
+            let how = How::Beside { staged, published: false };
+            return Ok(Stage { site: self, dir: Some(dir), how, kept: false, lock: Some(lock) });
         }
         self.inside(guard)
     }
@@ -149,6 +141,9 @@ impl Site {
         match self.beside() {
             Ok((_, staged, _)) => self.parent.remove_dir(&staged).map(|()| false),
             Err(error) if is_denied(&error) && self.found.is_some() => Ok(true),
+            Err(error) if is_denied(&error) => {
+                Err(error.hint(format!("make {:?} yourself, empty and writable", self.path)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -164,31 +159,48 @@ impl Site {
         }
         prefix.push(format!("{:08x}", random()));
         let dir = self.parent.create_dir(&prefix)?;
-        let lock = locked(&dir)?;
-        Ok((dir, prefix, lock))
+        match locked(&dir) {
+            Ok(lock) => Ok((dir, prefix, lock)),
+            Err(error) => {
+                self.parent.remove_dir(&prefix)?;
+                Err(error)
+            }
+        }
     }
 
     fn inside(self, guard: Option<&OsStr>) -> Result<Stage> {
         let (target, made) = match &self.found {
-            Some(found) => (found.try_clone()?, false),
+            Some(found) => {
+                // An error here must not take back what belongs to another restore that is alive.
+                remove_if_dead(found, OsStr::new(&inner_name()))?;
+                (found.try_clone()?, false)
+            }
             None => (self.parent.create_dir(&self.name)?, true),
         };
-        remove_if_dead(&target, OsStr::new(&inner_name()))?;
+        let guard = guard.map(OsStr::to_owned);
+        // From here on dropping the stage takes back what was made.
+        let how = How::Inside { target: target.try_clone()?, made, guard: guard.clone() };
+        let mut stage = Stage { site: self, dir: None, how, kept: false, lock: None };
+        let dir = target.create_dir(inner_name())?;
+        stage.lock = Some(locked(&dir)?);
         if let Some(guard) = guard {
-            for name in [guard, OsStr::new(ARIA_CONTROL)] {
-                target.remove_file(name)?;
-                let mut file = target.create_file(name)?;
-                let path = target.path().join(name);
-                dir::write_file(&mut file, &path, GUARD)?;
-                dir::set_mode(&file, &path, 0o644)?;
-            }
+            write_guard(&dir, &target, &guard)?;
+            write_guard(&dir, &target, OsStr::new(ARIA_CONTROL))?;
             target.sync()?;
         }
-        let dir = target.create_dir(inner_name())?;
-        let lock = locked(&dir)?;
-        let how = How::Inside { target, made, guard: guard.map(OsStr::to_owned) };
-        Ok(Stage { site: self, dir: Some(dir), how, kept: false, _lock: lock })
+        stage.dir = Some(dir);
+        Ok(stage)
     }
+}
+
+/// A guard appears whole: an empty file of that name would be one that the server fills.
+fn write_guard(staged: &Dir, target: &Dir, name: &OsStr) -> Result<()> {
+    let mut file = staged.create_file(name)?;
+    let path = staged.path().join(name);
+    dir::write_file(&mut file, &path, GUARD)?;
+    dir::set_mode(&file, &path, 0o644)?;
+    dir::sync_file(&file, &path)?;
+    staged.replace(name, target, name)
 }
 
 impl Stage {
@@ -250,8 +262,8 @@ impl Stage {
     }
 
     fn take_back(&mut self) -> Result<()> {
-        // Its descriptor would not hinder the removal, but nothing may be written any more.
-        self.dir = None;
+        // Nothing may be written any more.
+        (self.dir, self.lock) = (None, None);
         let Site { parent, name, found, .. } = &self.site;
         match &self.how {
             How::Beside { staged, published: false } => parent.remove_tree(staged),
