@@ -43,12 +43,7 @@ pub(super) struct Origin {
 
 impl Origin {
     /// Finds out what the server did not say on the command line.
-    pub(super) fn of(
-        request: &Request,
-        prepared: &Prepared,
-        server: &ServerProcess,
-        cancel: &Cancel,
-    ) -> Self {
+    pub(super) fn of(request: &Request, prepared: &Prepared, server: &ServerProcess, cancel: &Cancel) -> Self {
         let Prepared { address, variables, .. } = prepared;
         let told = request.mysqld_version.as_ref().map(|version| version.to_string_lossy().into_owned());
         Self {

@@ -68,7 +68,9 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
         self.encoder.add_bytes(meta, grastate.as_bytes())?;
         let mut warnings = inventory.warnings.clone();
         let exempt = settled.exempt.iter().map(|key| inventory.name(key));
-        warnings.extend(exempt.map(|name| format!("{name} is written by the server inside the window: its last rows may be cut")));
+        warnings.extend(
+            exempt.map(|name| format!("{name} is written by the server inside the window: its last rows may be cut")),
+        );
         Ok(warnings)
     }
 
@@ -83,7 +85,8 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
 
     fn meta(&self, found: &Found) -> Result<Meta> {
         let name = self.roots.get(found.root as usize).cloned();
-        let root_name = name.ok_or_else(|| Error::new(Class::Unsettled, "a directory of the server came up during the backup"))?;
+        let root_name =
+            name.ok_or_else(|| Error::new(Class::Unsettled, "a directory of the server came up during the backup"))?;
         Ok(Meta {
             root: found.root,
             root_name,

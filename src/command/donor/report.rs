@@ -45,7 +45,11 @@ pub(super) fn thawed(frozen: Duration, settled: &Settled) {
         0 => "nothing copied twice".to_owned(),
         bytes => format!("{} copied again", human::size(bytes)),
     };
-    info!("window closed: the server was frozen for {} ms; settled in {} passes, {again}", frozen.as_millis(), settled.passes);
+    info!(
+        "window closed: the server was frozen for {} ms; settled in {} passes, {again}",
+        frozen.as_millis(),
+        settled.passes
+    );
 }
 
 pub(super) fn published(label: &Label, repository: &LocalRepository) {

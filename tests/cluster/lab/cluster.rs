@@ -112,7 +112,7 @@ impl<'l> Cluster<'l> {
     }
 
     /// Checksums of all tables that a cluster keeps equal, by name.
-    pub fn checksums(node: &Node) -> BTreeMap<String, String> {
+    fn checksums(node: &Node) -> BTreeMap<String, String> {
         // Left out: what every node keeps for itself (statistics, its own history, its own replication position).
         let tables = node.sql(
             "SELECT CONCAT('`', table_schema, '`.`', table_name, '`') FROM information_schema.tables
@@ -135,11 +135,22 @@ impl<'l> Cluster<'l> {
             let what = format!("{} to apply write set {last}", node.name);
             super::process::until(&what, super::process::PATIENCE, || (node.last_committed() >= last).then_some(()));
         }
-        let sums: Vec<_> = nodes.iter().map(|node| Self::checksums(node)).collect();
-        for (node, sum) in nodes.iter().zip(&sums) {
-            assert_eq!(sum, &sums[0], "{} holds the same as {}", node.name, nodes[0].name);
-            assert!(sum.values().all(|sum| sum != "NULL"), "every table has a checksum: {sum:?}");
+        for node in &nodes[1..] {
+            Self::assert_same_tables(node, nodes[0]);
         }
+    }
+
+    /// Asserts that two servers hold the same tables with the same rows.
+    #[track_caller]
+    pub fn assert_same_tables(one: &Node, other: &Node) {
+        let (left, right) = (Self::checksums(one), Self::checksums(other));
+        let differing: Vec<String> = left
+            .keys()
+            .chain(right.keys())
+            .filter(|table| left.get(*table) != right.get(*table) || left[*table] == "NULL")
+            .map(|table| format!("{table}: {:?} and {:?}", left.get(table), right.get(table)))
+            .collect();
+        assert!(differing.is_empty(), "{} and {} differ: {differing:#?}", one.name, other.name);
     }
 }
 
