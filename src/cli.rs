@@ -2,6 +2,7 @@
 //!
 //! Flags that are also options of the group `[wsrep_sst_backup]` have the same spelling there.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -44,13 +45,13 @@ pub struct Global {
     pub workers: Option<u16>,
     /// Read only this option file of the server.
     #[arg(long, global = true, value_name = "FILE")]
-    pub defaults_file: Option<PathBuf>,
+    pub defaults_file: Option<OsString>,
     /// Read this option file after the server's usual ones.
     #[arg(long, global = true, value_name = "FILE")]
-    pub defaults_extra_file: Option<PathBuf>,
+    pub defaults_extra_file: Option<OsString>,
     /// Read also the groups whose names end with this.
     #[arg(long, global = true, value_name = "SUFFIX")]
-    pub defaults_group_suffix: Option<String>,
+    pub defaults_group_suffix: Option<OsString>,
 }
 
 /// What the operator wants.

@@ -72,3 +72,15 @@ pub fn file_clock_tick() -> std::time::Duration {
     // 10 ms is the coarsest tick that Linux can be built with.
     clock_getres(ClockId::CLOCK_REALTIME_COARSE).map_or(std::time::Duration::from_millis(10), std::time::Duration::from)
 }
+
+/// The machine's name.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// A number that two runs of one second do not share: not for secrets.
+pub fn random_u16() -> u16 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds it from the operating system.
+    std::hash::RandomState::new().build_hasher().finish() as u16
+}

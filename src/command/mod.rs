@@ -1,10 +1,12 @@
 //! The use-cases, one file each.
 
+pub mod donor;
 pub mod extract;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod human;
 pub mod list;
+pub mod operator;
 pub mod output;
 pub mod restore;
 pub mod show;

@@ -13,7 +13,6 @@ use super::{Environment, GROUP};
 use crate::cancel::Cancel;
 use crate::child::Program;
 use crate::error::{Class, Error, Result, printable};
-use crate::wsrep::request::Request;
 
 /// The program's names, the oldest and most common first.
 const NAMES: [&str; 2] = ["my_print_defaults", "mariadb-print-defaults"];
@@ -50,30 +49,46 @@ pub struct OptionFiles<'a> {
     first: Vec<OsString>,
 }
 
-impl<'a> OptionFiles<'a> {
-    /// Those of the server that made the request. Errors: there is no program to read them.
-    pub fn of_server(environment: &'a Environment, request: &Request) -> Result<Self> {
+/// Which option files, as the options that every program of the server understands say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// `--defaults-file`: only this file.
+    pub file: Option<OsString>,
+    /// `--defaults-extra-file`: this file too.
+    pub extra_file: Option<OsString>,
+    /// `--defaults-group-suffix`: also the groups whose names end so.
+    pub group_suffix: Option<OsString>,
+}
+
+impl Defaults {
+    /// The options, in the form and place in which a program takes them: first.
+    fn options(&self) -> Vec<OsString> {
         let named = [
-            ("--defaults-file=", &request.defaults_file),
-            ("--defaults-extra-file=", &request.defaults_extra_file),
-            ("--defaults-group-suffix=", &request.defaults_group_suffix),
+            ("--defaults-file=", &self.file),
+            ("--defaults-extra-file=", &self.extra_file),
+            ("--defaults-group-suffix=", &self.group_suffix),
         ];
-        let first = named.into_iter().filter_map(|(option, value)| Some(joined(option, value.as_deref()?))).collect();
+        named.into_iter().filter_map(|(option, value)| Some(joined(option, value.as_deref()?))).collect()
+    }
+}
+
+impl<'a> OptionFiles<'a> {
+    /// Those of a server that makes a request. Errors: there is no program to read them.
+    pub fn of_server(environment: &'a Environment, defaults: &Defaults) -> Result<Self> {
         let program = environment.find_program(&NAMES).ok_or_else(|| {
             Error::new(Class::Config, "there is no my_print_defaults in PATH, which reads the option files")
                 .hint("it comes with the server's packages")
         })?;
-        Ok(Self { program: Some(program), environment, first })
+        Ok(Self { program: Some(program), environment, first: defaults.options() })
     }
 
-    /// Those that any program on this host reads by default, or only `defaults_file`. Where no program can read them there are none.
-    pub fn of_host(environment: &'a Environment, defaults_file: Option<&OsStr>) -> Self {
+    /// Those of this host. Where no program can read them there are none.
+    pub fn of_host(environment: &'a Environment, defaults: &Defaults) -> Self {
         let program = environment.find_program(&NAMES);
         if program.is_none() {
             tracing::debug!("there is no my_print_defaults in PATH: no option file is read");
         }
-        let first = defaults_file.map(|file| joined("--defaults-file=", file)).into_iter().collect();
-        Self { program, environment, first }
+        Self { program, environment, first: defaults.options() }
     }
 
     /// The settings of our own group.
@@ -169,8 +184,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:1";
-
     fn plain(name: &str, value: &str) -> Setting {
         Setting { name: name.to_owned(), value: Some(value.into()) }
     }
@@ -183,18 +196,13 @@ mod tests {
         Environment::from_iter([("PATH", directory.as_os_str()), ("WSREP_SST_OPT_AUTH", OsStr::new("secret"))])
     }
 
-    fn request(more: &[&str]) -> Request {
-        let args = ["--role", "donor", "--datadir", "/d", "--gtid", GTID].iter().chain(more);
-        Request::parse(args.map(OsString::from)).unwrap()
-    }
-
     #[test]
     fn the_servers_own_defaults_options_come_first() {
         let directory = tempfile::tempdir().unwrap();
         let environment =
             program(directory.path(), "for a; do echo \"--arg=$a\"; done; echo \"--auth=$WSREP_SST_OPT_AUTH\"");
-        let request = request(&["--defaults-group-suffix", "_n", "--defaults-file", "/f", "--defaults-extra-file", ""]);
-        let printed = OptionFiles::of_server(&environment, &request).unwrap().own(&Cancel::default()).unwrap();
+        let defaults = Defaults { file: Some("/f".into()), extra_file: None, group_suffix: Some("_n".into()) };
+        let printed = OptionFiles::of_server(&environment, &defaults).unwrap().own(&Cancel::default()).unwrap();
         let args = ["--defaults-file=/f", "--defaults-group-suffix=_n", "wsrep_sst_backup"];
         let expected: Vec<Setting> = args.iter().map(|arg| plain("arg", arg)).chain([plain("auth", "")]).collect();
         assert_eq!(printed, expected);
@@ -205,7 +213,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let script = "[ \"$1\" = --mysqld ] && { echo \"$0: [ERROR] unknown option '--mysqld'.\" >&2; exit 1; }; echo \"--groups=$*\"";
         let environment = program(directory.path(), script);
-        let printed = OptionFiles::of_host(&environment, None).server(&Cancel::default()).unwrap();
+        let printed = OptionFiles::of_host(&environment, &Defaults::default()).server(&Cancel::default()).unwrap();
         assert_eq!(printed, [plain("groups", &SERVER_GROUPS.join(" "))]);
     }
 
@@ -213,7 +221,7 @@ mod tests {
     fn a_failure_is_told_in_the_programs_own_words() {
         let directory = tempfile::tempdir().unwrap();
         let environment = program(directory.path(), "echo 'Could not open /f' >&2; echo Aborted >&2; exit 1");
-        let files = OptionFiles::of_server(&environment, &request(&[])).unwrap();
+        let files = OptionFiles::of_server(&environment, &Defaults::default()).unwrap();
         for error in [files.own(&Cancel::default()).unwrap_err(), files.server(&Cancel::default()).unwrap_err()] {
             assert_eq!(error.class(), Class::Config);
             assert!(error.to_string().contains("Could not open /f; Aborted"), "{error}");
@@ -223,8 +231,8 @@ mod tests {
     #[test]
     fn without_the_program_a_donor_fails_and_an_operator_has_no_option_files() {
         let environment = Environment::default();
-        assert_eq!(OptionFiles::of_server(&environment, &request(&[])).unwrap_err().class(), Class::Config);
-        assert_eq!(OptionFiles::of_host(&environment, None).own(&Cancel::default()).unwrap(), []);
+        assert_eq!(OptionFiles::of_server(&environment, &Defaults::default()).unwrap_err().class(), Class::Config);
+        assert_eq!(OptionFiles::of_host(&environment, &Defaults::default()).own(&Cancel::default()).unwrap(), []);
     }
 
     #[test]

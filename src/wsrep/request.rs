@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use crate::config::print_defaults::Defaults;
 use crate::error::{Class, Error, Result, printable};
 use crate::gtid::Gtid;
 
@@ -33,12 +34,8 @@ pub struct Request {
     pub bypass: bool,
     /// `--progress`: above 0 the server understands progress lines.
     pub progress: u32,
-    /// `--defaults-file`, which the server itself was started with.
-    pub defaults_file: Option<OsString>,
-    /// `--defaults-extra-file`.
-    pub defaults_extra_file: Option<OsString>,
-    /// `--defaults-group-suffix`.
-    pub defaults_group_suffix: Option<OsString>,
+    /// The option files that the server itself was started with.
+    pub defaults: Defaults,
     /// `--socket`.
     pub socket: Option<PathBuf>,
     /// `--binlog`: the base name of the binary logs, if they are on.
@@ -92,9 +89,11 @@ impl Request {
             address: OsString::from_vec(address),
             bypass: raw.bypass,
             progress: raw.progress()?,
-            defaults_file: raw.take("defaults-file"),
-            defaults_extra_file: raw.take("defaults-extra-file"),
-            defaults_group_suffix: raw.take("defaults-group-suffix"),
+            defaults: Defaults {
+                file: raw.take("defaults-file"),
+                extra_file: raw.take("defaults-extra-file"),
+                group_suffix: raw.take("defaults-group-suffix"),
+            },
             socket: raw.take("socket").map(Into::into),
             binlog: raw.take("binlog").map(Into::into),
             binlog_index: raw.take("binlog-index").map(Into::into),
@@ -268,9 +267,11 @@ mod tests {
                 address: "far/r-1".into(),
                 bypass: false,
                 progress: 1,
-                defaults_file: Some("/etc/n.cnf".into()),
-                defaults_extra_file: Some("/etc/x.cnf".into()),
-                defaults_group_suffix: Some("_n2".into()),
+                defaults: Defaults {
+                    file: Some("/etc/n.cnf".into()),
+                    extra_file: Some("/etc/x.cnf".into()),
+                    group_suffix: Some("_n2".into()),
+                },
                 socket: Some("/run/m.sock".into()),
                 binlog: Some("mybin".into()),
                 binlog_index: Some("myidx".into()),
@@ -306,7 +307,7 @@ mod tests {
         ])
         .unwrap();
         assert!(cs57.bypass && cs57.address.is_empty() && cs57.progress == 0);
-        assert_eq!((cs57.defaults_file, cs57.defaults_group_suffix, cs57.gtid_domain), (None, None, None));
+        assert_eq!((cs57.defaults, cs57.gtid_domain), (Defaults::default(), None));
         let cs80 = parse(&[
             "--role",
             "donor",

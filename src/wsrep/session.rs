@@ -5,6 +5,14 @@
 //! written after a failure: the server then reads our exit status. It reads 128 bytes at a time
 //! (`sst_donor_thread` in MariaDB's `sql/wsrep_sst.cc`), so that no line is longer than 127 with its newline.
 //!
+//! ```
+//! use wsrep_sst_backup::{Result, cancel::Cancel, wsrep::{answer::Answers, session::{Idle, Session}}};
+//! fn backup(session: Session<Idle, Vec<u8>>, answers: &Answers, cancel: &Cancel) -> Result<()> {
+//!     let frozen = session.freeze(answers, std::time::Duration::from_secs(600), cancel)?;
+//!     frozen.recheck()?;
+//!     frozen.thaw()?.done()
+//! }
+//! ```
 //! `done` before the server was released is not possible:
 //! ```compile_fail,E0599
 //! use wsrep_sst_backup::wsrep::session::{Frozen, Session};

@@ -1,0 +1,84 @@
+//! What happens before the server is asked to hold still: whatever would fail fails here, while nobody waits.
+
+use std::fs::File;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use tracing::warn;
+
+use crate::archive::codec::Codec;
+use crate::cancel::Cancel;
+use crate::command::human;
+use crate::config::print_defaults::OptionFiles;
+use crate::config::{Config, Environment, server};
+use crate::datadir::inventory::Inventory;
+use crate::datadir::survey::{Datadir, Options};
+use crate::datadir::variables::ServerVariables;
+use crate::error::{Class, Error, Result};
+use crate::store::LocalRepository;
+use crate::wsrep::address::Address;
+use crate::wsrep::request::Request;
+
+/// Nothing compresses a whole datadir to less than this part of it: with less free space a run can only fail.
+const HOPELESS_PART: u64 = 20;
+
+/// With less free space than this part of the datadir a run may well fail: zstd leaves about 40 % of usual tables.
+const DOUBTFUL_PART: u64 = 2;
+
+/// Everything that a run needs before the window.
+pub(super) struct Prepared {
+    pub(super) address: Address,
+    pub(super) config: Config,
+    pub(super) variables: ServerVariables,
+    pub(super) datadir: Datadir,
+    pub(super) repository: LocalRepository,
+    /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
+    pub(super) inventory: Inventory,
+    _only_run: Flock<File>,
+}
+
+impl Prepared {
+    /// Reads the configuration, takes the lock, tries the repository, and looks at every file.
+    pub(super) fn make(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
+        let address = Address::parse(&request.address)?;
+        let files = OptionFiles::of_server(environment, &request.defaults)?;
+        let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
+        let variables = server::variables(request, &files.server(cancel)?, environment);
+        let only_run = lock(&variables.datadir)?;
+        let repository = LocalRepository::open(config.destination(address.destination.as_ref())?)?;
+        repository.probe_writable()?;
+        let options = Options { binlogs: config.binlogs, leave_out: vec![repository.path().to_owned()] };
+        let datadir = Datadir::open(&variables, &options)?;
+        let inventory = datadir.survey(cancel)?;
+        datadir.check_readable(&inventory, cancel)?;
+        check_space(&repository, config.codec, inventory.total_bytes())?;
+        inventory.warnings.iter().for_each(|warning| warn!("{warning}"));
+        Ok(Self { address, config, variables, datadir, repository, inventory, _only_run: only_run })
+    }
+}
+
+/// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.
+fn lock(datadir: &Path) -> Result<Flock<File>> {
+    let directory = File::open(datadir).map_err(|cause| Error::io("open", datadir, cause))?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, cause)| match cause {
+        Errno::EWOULDBLOCK => Error::new(Class::Busy, "another backup of this server is running"),
+        cause => Error::io("lock", datadir, cause),
+    })
+}
+
+fn check_space(repository: &LocalRepository, codec: Codec, bytes: u64) -> Result<()> {
+    let free = repository.free_bytes()?;
+    let least = if codec == Codec::None { bytes } else { bytes / HOPELESS_PART };
+    let text = || {
+        let (free, bytes) = (human::size(free), human::size(bytes));
+        format!("{:?} has {free} free for a backup of {bytes}", repository.path())
+    };
+    if free < least {
+        return Err(Error::io("write the backup to", repository.path(), Errno::ENOSPC).hint(text()));
+    }
+    if free < bytes / DOUBTFUL_PART {
+        warn!("{}: that may be too little", text());
+    }
+    Ok(())
+}

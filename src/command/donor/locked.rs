@@ -1,0 +1,114 @@
+//! The source `locked`: a copy is a member of the archive, read inside the frozen window.
+
+use std::collections::HashMap;
+use std::io;
+use std::io::Write;
+use std::sync::Arc;
+
+use crate::archive::encode::{Encoder, EntryId, Meta};
+use crate::archive::manifest::{EntryKind, FileClass, RootName};
+use crate::datadir::inventory::{Found, Inventory, Key};
+use crate::datadir::survey::Datadir;
+use crate::error::{Class, Error, Result};
+use crate::gtid::Gtid;
+use crate::relpath::RelPath;
+use crate::source::settle::{Copied, Held, Settled};
+use crate::wsrep::grastate;
+
+/// Copies that are members of an archive.
+pub(super) struct Members<'a, W: Write + Send + 'static> {
+    datadir: &'a Datadir,
+    encoder: &'a mut Encoder<W>,
+    roots: Vec<RootName>,
+    entries: HashMap<Key, EntryId>,
+    keys: HashMap<EntryId, Key>,
+}
+
+impl<'a, W: Write + Send + 'static> Members<'a, W> {
+    /// No copies yet. `inventory` names the roots, whose order never changes.
+    pub(super) fn new(datadir: &'a Datadir, encoder: &'a mut Encoder<W>, inventory: &Inventory) -> Self {
+        let roots = inventory.roots.iter().map(|root| root.name.clone()).collect();
+        Self { datadir, encoder, roots, entries: HashMap::new(), keys: HashMap::new() }
+    }
+
+    /// Adds the files that the backup makes itself; returns what the operator should know about all of them.
+    pub(super) fn finish(self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
+        let inventory = &settled.inventory;
+        for made in &inventory.generated {
+            let meta = self.meta(&made.found)?;
+            self.encoder.add_bytes(meta, &made.bytes)?;
+        }
+        let grastate = grastate::render(gtid, false);
+        let meta = Meta { size: grastate.len() as u64, ..self.grastate_meta(inventory)? };
+        self.encoder.add_bytes(meta, grastate.as_bytes())?;
+        let mut warnings = inventory.warnings.clone();
+        let exempt = settled.exempt.iter().map(|key| inventory.name(key));
+        warnings.extend(
+            exempt.map(|name| format!("{name} is written by the server inside the window: its last rows may be cut")),
+        );
+        Ok(warnings)
+    }
+
+    /// `grastate.dat` belongs to whoever owns the datadir's files, and nobody else may write it.
+    fn grastate_meta(&self, inventory: &Inventory) -> Result<Meta> {
+        let like = inventory.files.iter().find(|found| found.root == 0 && found.class == FileClass::InnodbSystem);
+        let like = like.or_else(|| inventory.files.iter().find(|found| found.kind == EntryKind::File));
+        let like = like.ok_or_else(|| Error::new(Class::Refused, "there is no file in the datadir"))?;
+        let path = RelPath::new("grastate.dat")?;
+        Ok(Meta { root: 0, path, class: FileClass::Generated, mode: 0o660, sparse: false, ..self.meta(like)? })
+    }
+
+    fn meta(&self, found: &Found) -> Result<Meta> {
+        let name = self.roots.get(found.root as usize).cloned();
+        let root_name =
+            name.ok_or_else(|| Error::new(Class::Unsettled, "a directory of the server came up during the backup"))?;
+        Ok(Meta {
+            root: found.root,
+            root_name,
+            path: found.path.clone(),
+            class: found.class,
+            size: found.bytes(),
+            mode: found.mode,
+            uid: found.uid,
+            gid: found.gid,
+            user: found.user.to_string(),
+            group: found.group.to_string(),
+            mtime: found.print.mtime.sec,
+            mtime_nsec: found.print.mtime.nsec,
+            sparse: found.sparse,
+        })
+    }
+}
+
+impl<W: Write + Send + 'static> Held for Members<'_, W> {
+    fn copy(&mut self, found: &Found) -> Result<Copied> {
+        let meta = self.meta(found)?;
+        let entry = if found.kind == EntryKind::Directory {
+            self.encoder.add_directory(meta)?
+        } else {
+            match self.datadir.open_file(found) {
+                Ok(file) => self.encoder.add_file(meta, Arc::new(file), 0)?,
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Copied::Vanished),
+                Err(cause) => return Err(Error::io("open", self.datadir.full_path(found), cause)),
+            }
+        };
+        if let Some(outdated) = self.entries.insert(found.key(), entry) {
+            self.keys.remove(&outdated);
+        }
+        self.keys.insert(entry, found.key());
+        Ok(Copied::Begun)
+    }
+
+    fn drop_copy(&mut self, key: &Key) -> Result<()> {
+        if let Some(entry) = self.entries.remove(key) {
+            self.keys.remove(&entry);
+            self.encoder.forget(entry);
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<Vec<Key>> {
+        let short = self.encoder.barrier()?;
+        Ok(short.iter().filter_map(|entry| self.keys.get(entry).cloned()).collect())
+    }
+}

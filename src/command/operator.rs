@@ -1,0 +1,50 @@
+//! What a person asked for: settings, the repository, and the command.
+
+use std::ffi::OsString;
+
+use super::output::Output;
+use super::{Context, extract, list, restore, show, verify};
+use crate::cancel::Cancel;
+use crate::cli::{Cli, Command, Global};
+use crate::config::print_defaults::{Defaults, OptionFiles};
+use crate::config::{Config, Environment};
+use crate::error::Result;
+use crate::store::LocalRepository;
+use crate::sys;
+use crate::wsrep::watch::Watch;
+
+/// Runs the command of `cli`.
+pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
+    let cancel = Cancel::default();
+    let _watch = Watch::start(&cancel, None)?;
+    let config = settings(&cli.global, environment, &cancel)?;
+    let repository = LocalRepository::open(&config.repository)?;
+    let context = Context { repository: &repository, workers: config.workers, cancel: &cancel, now: sys::now() };
+    let mut output = Output::stdout(cli.global.json, cli.global.quiet);
+    match &cli.command {
+        Command::List => list::run(&context, &mut output),
+        Command::Show(args) => show::run(args, &context, &mut output),
+        Command::Verify(args) => verify::run(args, &context, &mut output),
+        Command::Restore(args) => restore::run(args, &context, &mut output),
+        Command::Extract(args) => extract::run(args, &context, &mut output),
+    }
+}
+
+fn settings(global: &Global, environment: &Environment, cancel: &Cancel) -> Result<Config> {
+    let defaults = Defaults {
+        file: global.defaults_file.clone(),
+        extra_file: global.defaults_extra_file.clone(),
+        group_suffix: global.defaults_group_suffix.clone(),
+    };
+    let files = OptionFiles::of_host(environment, &defaults);
+    let mut flags: Vec<(&str, OsString)> = Vec::new();
+    if let Some(repository) = &global.repository {
+        // A person may mean a directory below the one they stand in; a server never does.
+        let absolute = std::path::absolute(repository).unwrap_or_else(|_| repository.clone());
+        flags.push(("repository", absolute.into()));
+    }
+    if let Some(workers) = global.workers {
+        flags.push(("workers", workers.to_string().into()));
+    }
+    Config::resolve(&files.own(cancel)?, environment, &flags)
+}

@@ -1,0 +1,363 @@
+//! `tests/bench`: what a backup and a restore cost, side by side with what the shell does; medians, in Markdown.
+//!
+//! The data are sysbench tables that a real mariadbd wrote and closed. A donor run is driven by a server that only speaks
+//! the wire: it answers `flush tables` at once, so that the program's own work is what is measured.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::lab::backup::{prepare_tables, text};
+use crate::lab::node::{ACCOUNT, Node, Options, Role};
+use crate::lab::process::{Process, must, run};
+use crate::lab::{After, Lab, own};
+
+/// The position that the driver gives to the frozen server.
+const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:4711";
+
+/// How long one run may take.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// The cost of one run.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    wall_s: f64,
+    cpu_s: f64,
+    peak_mib: f64,
+    stored_bytes: u64,
+}
+
+/// One way to do a job; it is run in turns with the others.
+struct Way<'a> {
+    name: &'a str,
+    run: Box<dyn Fn() -> Cost + 'a>,
+}
+
+/// The directory of the measured data and of what the runs write.
+struct Bench<'l> {
+    lab: &'l Lab,
+    dir: PathBuf,
+    turns: usize,
+}
+
+/// Runs the benchmark: `--data DIR` (kept between runs) and `--turns N` (5).
+pub fn measure(arguments: &[&str]) -> ExitCode {
+    let (mut dir, mut turns) = (None, 5);
+    for pair in arguments.chunks(2) {
+        match pair {
+            ["--data", value] => dir = Some(PathBuf::from(value)),
+            ["--turns", value] if value.parse().is_ok_and(|n: usize| n > 0) => turns = value.parse().unwrap_or(5),
+            _ => dir = None,
+        }
+    }
+    let Some(dir) = dir.filter(|dir| dir.is_absolute()) else {
+        eprintln!("usage: tests/bench --data ABSOLUTE-DIRECTORY [--turns N]; it needs some 12 GB there");
+        return ExitCode::from(2);
+    };
+    let lab = match Lab::new(After::Nothing) {
+        Ok(lab) => lab,
+        Err(cause) => {
+            eprintln!("cannot set up the lab: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
+    std::fs::create_dir_all(&dir).expect("the directory of the data");
+    crate::lab::mode(&dir, 0o755);
+    let bench = Bench { lab: &lab, dir, turns };
+    bench.report();
+    ExitCode::SUCCESS
+}
+
+impl Bench<'_> {
+    fn report(&self) {
+        let large = self.data("large", 8, 1_150_000);
+        let small = self.data("small", 2, 450_000);
+        let many = self.many_files();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        println!("{processors} processors; {} of sysbench tables; medians of {}\n", mebibytes(&large), self.turns);
+        println!("| job | way | wall s | MB/s | CPU s | peak MiB | stored MB | wall against ours |");
+        println!("|---|---|---:|---:|---:|---:|---:|---:|");
+
+        let (out, hand) = (self.dir.join("out"), self.dir.join("hand"));
+        let tar = |data: &Path, filter: &str| {
+            let script = format!("tar -c -C {} . {filter} > {}", text(data), text(&hand));
+            self.shell(&script, &hand)
+        };
+        let job = |name: &str, data: &Path, ways: Vec<Way<'_>>| self.job(name, data, ways);
+        let way = |name, run| Way { name, run };
+
+        job(
+            "archive, zstd 1",
+            &large,
+            vec![
+                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&large, &out, "compress=zstd"))),
+                way("tar \\| zstd -1 -T0", Box::new(|| tar(&large, "| zstd -q -1 -T0"))),
+                way("tar \\| zstd -1 -T0, sync", Box::new(|| self.synced(|| tar(&large, "| zstd -q -1 -T0"), &hand))),
+            ],
+        );
+        job(
+            "archive, gzip 6",
+            &large,
+            vec![
+                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&large, &out, "compress=gzip"))),
+                way("tar \\| pigz", Box::new(|| tar(&large, "| pigz"))),
+            ],
+        );
+
+        let backup = self.kept_backup(&large);
+        let archive = backup.join("archive.tar.zst");
+        job(
+            "restore, zstd 1",
+            &large,
+            vec![
+                way("ours (digests proved)", Box::new(|| self.restore(&backup))),
+                way("zstd -dc \\| tar -x, sync", Box::new(|| self.unpack(&archive))),
+            ],
+        );
+
+        job(
+            "archive, zstd 1, 200 MB",
+            &small,
+            vec![
+                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&small, &out, "compress=zstd"))),
+                way("tar \\| zstd -1 -T0", Box::new(|| tar(&small, "| zstd -q -1 -T0"))),
+            ],
+        );
+        job(
+            "archive, none, 20,000 small files",
+            &many,
+            vec![
+                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&many, &out, "compress=none"))),
+                way("tar", Box::new(|| tar(&many, ""))),
+            ],
+        );
+        job(
+            "archive, zstd 1, 20,000 small files",
+            &many,
+            vec![
+                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&many, &out, "compress=zstd"))),
+                way("tar \\| zstd -1 -T0", Box::new(|| tar(&many, "| zstd -q -1 -T0"))),
+            ],
+        );
+        for left in [&hand, &self.dir.join("kept")] {
+            remove(left);
+        }
+    }
+
+    /// Runs all ways in turns, once to warm up and then `turns` times, and prints a row for each.
+    fn job(&self, name: &str, data: &Path, ways: Vec<Way<'_>>) {
+        let raw_mb = bytes_below(data) as f64 / 1e6;
+        let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); ways.len()];
+        for turn in 0..=self.turns {
+            for (way, costs) in ways.iter().zip(&mut costs) {
+                let cost = (way.run)();
+                if turn > 0 {
+                    costs.push(cost);
+                }
+            }
+        }
+        let middle = |costs: &[Cost], of: fn(&Cost) -> f64| median(costs.iter().map(of).collect());
+        let ours = middle(&costs[0], |cost| cost.wall_s);
+        for (way, costs) in ways.iter().zip(&costs) {
+            let wall = middle(costs, |cost| cost.wall_s);
+            println!(
+                "| {name} | {} | {wall:.2} | {:.0} | {:.2} | {:.0} | {:.0} | {:.2} |",
+                way.name,
+                raw_mb / wall,
+                middle(costs, |cost| cost.cpu_s),
+                middle(costs, |cost| cost.peak_mib),
+                middle(costs, |cost| cost.stored_bytes as f64) / 1e6,
+                ours / wall,
+            );
+        }
+    }
+
+    /// A datadir of sysbench tables, made once by a real server and closed in good order.
+    fn data(&self, name: &str, tables: u32, rows: u32) -> PathBuf {
+        let (datadir, made) = (self.dir.join(name), self.dir.join(format!("{name}.made")));
+        if !made.exists() {
+            eprintln!("making {} ...", datadir.display());
+            remove(&datadir);
+            let server = ["innodb_buffer_pool_size=1G", "innodb_log_file_size=256M", "innodb_doublewrite=OFF"];
+            let options = Options { server: server.map(str::to_owned).to_vec(), ..Options::default() };
+            let home = self.lab.dir.join(name);
+            let mut node = Node::new(self.lab, name, home, datadir.clone(), options);
+            self.lab.install(&datadir);
+            node.start(Role::Standalone);
+            node.sql("CREATE DATABASE shop");
+            prepare_tables(&node, tables, rows);
+            node.sql("SET GLOBAL innodb_fast_shutdown = 0");
+            node.stop();
+            std::fs::write(&made, "").expect("a marker");
+        }
+        let (uuid, seqno) = GTID.split_once(':').expect("a GTID");
+        let state =
+            format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: 0\n");
+        std::fs::write(datadir.join("grastate.dat"), state).expect("the saved state");
+        own(&datadir);
+        datadir
+    }
+
+    /// 20,000 files of 1 to 8 KiB in one database.
+    fn many_files(&self) -> PathBuf {
+        let (datadir, made) = (self.dir.join("many"), self.dir.join("many.made"));
+        if !made.exists() {
+            remove(&datadir);
+            let database = datadir.join("many");
+            std::fs::create_dir_all(&database).expect("a database");
+            let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+            for file in 0..20_000 {
+                let mut bytes = Vec::new();
+                while bytes.len() < 1024 * (1 + file % 8) {
+                    // A linear congruential sequence, half of it text: compresses about as tables do.
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    bytes.extend(format!("row {:06}", random >> 44).bytes().chain((random >> 16).to_le_bytes()));
+                }
+                std::fs::write(database.join(format!("t{file:05}.MYD")), bytes).expect("a file");
+            }
+            std::fs::write(&made, "").expect("a marker");
+        }
+        let large = self.dir.join("large");
+        std::fs::copy(large.join("grastate.dat"), datadir.join("grastate.dat")).expect("the saved state");
+        own(&datadir);
+        datadir
+    }
+
+    /// A donor run on `datadir` with this option; what it published is in `out` until the next run.
+    fn donor(&self, datadir: &Path, out: &Path, option: &str) -> Cost {
+        remove(out);
+        std::fs::create_dir_all(out).expect("a repository");
+        own(out);
+        let options = self.lab.dir.join("bench.cnf");
+        let group = format!("[mysqld]\n[wsrep_sst_backup]\nrepository={}\n{option}\n", text(out));
+        std::fs::write(&options, group).expect("an option file");
+        let (mut command, report) = self.timed();
+        command.args(["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "--"]).arg(&self.lab.program);
+        command.args(["--role", "donor", "--address", "", "--socket", "/nonexistent", "--gtid", GTID]);
+        command.arg("--datadir").arg(format!("{}/", text(datadir))).arg("--defaults-file").arg(&options);
+        command.args(["--gtid-domain-id", "0"]).current_dir(datadir).stdin(Stdio::null()).stdout(Stdio::piped());
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", text(&self.lab.basedir.join("bin"))));
+        let log = std::fs::File::create(self.lab.dir.join("bench.log")).expect("a log");
+        command.stderr(log);
+        let started = Instant::now();
+        let mut process = Process::spawn("a donor run", &mut command);
+        let done = speak(&mut process, datadir);
+        let status = process.wait(LIMIT);
+        let wall = started.elapsed();
+        let said = || std::fs::read_to_string(self.lab.dir.join("bench.log")).unwrap_or_default();
+        assert!(done && status.success(), "the donor run failed ({status}):\n{}", said());
+        self.cost(wall, &report, out)
+    }
+
+    /// A backup of `datadir` that stays, for the restores.
+    fn kept_backup(&self, datadir: &Path) -> PathBuf {
+        let kept = self.dir.join("kept");
+        self.donor(datadir, &kept, "compress=zstd");
+        let mut entries = std::fs::read_dir(&kept).expect("the repository").flatten();
+        entries.next().expect("a backup").path()
+    }
+
+    fn restore(&self, backup: &Path) -> Cost {
+        let target = self.dir.join("restored");
+        remove(&target);
+        let (mut command, report) = self.timed();
+        let (repository, id) = (backup.parent().expect("a repository"), backup.file_name().expect("an id"));
+        command.arg(&self.lab.program).arg("--repository").arg(repository).arg("restore").arg(id);
+        command.arg("--target").arg(&target);
+        self.restored(command, &report, &target)
+    }
+
+    fn unpack(&self, archive: &Path) -> Cost {
+        let target = self.dir.join("restored");
+        remove(&target);
+        std::fs::create_dir_all(&target).expect("a target");
+        let (mut command, report) = self.timed();
+        command.args(["sh", "-c", &format!("zstd -dc {} | tar -x -C {}", text(archive), text(&target))]);
+        self.restored(command, &report, &target)
+    }
+
+    /// Runs a restore and the final sync of its target.
+    fn restored(&self, mut command: Command, report: &Path, target: &Path) -> Cost {
+        let started = Instant::now();
+        must("a restore", &mut command, LIMIT);
+        run("sync", [Path::new("-f"), target]);
+        let cost = self.cost(started.elapsed(), report, target);
+        remove(target);
+        cost
+    }
+
+    /// Runs a shell pipeline that writes `out`.
+    fn shell(&self, script: &str, out: &Path) -> Cost {
+        let (mut command, report) = self.timed();
+        command.args(["sh", "-c", script]);
+        let started = Instant::now();
+        must("a pipeline", &mut command, LIMIT);
+        self.cost(started.elapsed(), &report, out)
+    }
+
+    /// The same with what it wrote brought to the disk.
+    fn synced(&self, run_it: impl FnOnce() -> Cost, out: &Path) -> Cost {
+        let started = Instant::now();
+        let cost = run_it();
+        run("sync", [out]);
+        Cost { wall_s: started.elapsed().as_secs_f64(), ..cost }
+    }
+
+    /// `time`, which writes CPU seconds and peak memory of all that it runs to a file.
+    fn timed(&self) -> (Command, PathBuf) {
+        let report = self.lab.dir.join("bench.time");
+        let mut command = Command::new("/usr/bin/time");
+        command.args(["-f", "%U %S %M", "-o"]).arg(&report);
+        (command, report)
+    }
+
+    fn cost(&self, wall: Duration, report: &Path, written: &Path) -> Cost {
+        let report = std::fs::read_to_string(report).expect("the report of time");
+        let figures: Vec<f64> = report.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
+        let [user, system, peak_kib] = figures[..] else { panic!("time reported {report:?}") };
+        let stored_bytes = bytes_below(written);
+        Cost { wall_s: wall.as_secs_f64(), cpu_s: user + system, peak_mib: peak_kib / 1024.0, stored_bytes }
+    }
+}
+
+/// Speaks the server's part of the wire; true if the run said `done`.
+fn speak(process: &mut Process, datadir: &Path) -> bool {
+    let lines = BufReader::new(process.pipes().stdout.take().expect("piped"));
+    let answer = datadir.join("tables_flushed");
+    let mut done = false;
+    for line in lines.lines().map_while(Result::ok) {
+        if line == "flush tables" {
+            let fresh = datadir.join("tables_flushed.tmp");
+            std::fs::write(&fresh, format!("{GTID} 0\n")).expect("the answer");
+            own(&fresh);
+            std::fs::rename(&fresh, &answer).expect("the answer");
+        }
+        done = done || line.starts_with(&format!("done {GTID}"));
+    }
+    let _ = std::fs::remove_file(answer);
+    done
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The sum of the sizes of all files below `path`, or the file's own.
+fn bytes_below(path: &Path) -> u64 {
+    let meta = std::fs::symlink_metadata(path).expect("a file");
+    if !meta.is_dir() {
+        return meta.len();
+    }
+    std::fs::read_dir(path).expect("a directory").flatten().map(|entry| bytes_below(&entry.path())).sum()
+}
+
+fn mebibytes(path: &Path) -> String {
+    format!("{} MiB", bytes_below(path) >> 20)
+}
+
+fn remove(path: &Path) {
+    run("rm", [Path::new("-rf"), path]);
+}

@@ -1,0 +1,325 @@
+//! Asking a cluster for a backup, and the operator's commands on what came of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::cluster::Cluster;
+use super::node::Node;
+use super::ports::Port;
+use super::process::{PATIENCE, Process, must, output, until};
+
+/// A backup's public record, read as an outsider would.
+#[derive(Clone, Debug)]
+pub struct Label {
+    json: Value,
+    /// The backup's directory.
+    pub dir: PathBuf,
+}
+
+impl Label {
+    fn read(dir: PathBuf) -> Option<Self> {
+        let text = std::fs::read(dir.join("backup.json")).ok()?;
+        let json = serde_json::from_slice(&text).expect("a label is JSON");
+        Some(Self { json, dir })
+    }
+
+    /// A field's text.
+    #[track_caller]
+    pub fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_else(|| panic!("the label has no text {field}: {}", self.json))
+    }
+
+    /// A field's number.
+    #[track_caller]
+    pub fn number(&self, field: &str) -> u64 {
+        self.json[field].as_u64().unwrap_or_else(|| panic!("the label has no number {field}: {}", self.json))
+    }
+
+    /// The backup's id.
+    pub fn id(&self) -> &str {
+        self.text("id")
+    }
+
+    /// The backup's position, `UUID:SEQNO`.
+    pub fn gtid(&self) -> &str {
+        self.text("gtid")
+    }
+
+    /// The cluster's UUID.
+    pub fn uuid(&self) -> &str {
+        self.gtid().rsplit_once(':').expect("a GTID").0
+    }
+
+    /// The number of the last write set in the backup.
+    pub fn seqno(&self) -> u64 {
+        self.gtid().rsplit_once(':').and_then(|(_, seqno)| seqno.parse().ok()).expect("a GTID")
+    }
+
+    /// The archive's file.
+    pub fn archive(&self) -> PathBuf {
+        self.dir.join(self.json["archive"]["name"].as_str().expect("the archive has a name"))
+    }
+}
+
+/// What became of one request for a backup.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A backup was published.
+    Published(Label),
+    /// The donor reported a failure to the cluster: its line.
+    Failed(String),
+}
+
+/// Moments inside the frozen window at which a run can be held.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// The server is frozen, nothing has been read yet.
+    Flushed,
+    /// The run has read this many bytes.
+    Read(u64),
+}
+
+impl Cluster<'_> {
+    /// Runs garbd, which asks `donor` for a backup and leaves.
+    pub fn ask(&self, donor: &Node) {
+        let (own, incoming) = (Port::free(), Port::free());
+        let mut garbd = Command::new("garbd");
+        garbd.arg("--address").arg(format!(
+            "gcomm://{}?gmcast.listen_addr=tcp://127.0.0.1:{}",
+            donor.address(),
+            own.number()
+        ));
+        garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
+        garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
+        garbd.arg("--log").arg(self.dir.join("garbd.log")).current_dir(&self.dir);
+        must("garbd", &mut garbd, Duration::from_secs(60));
+    }
+
+    /// All labels in the repository, oldest first.
+    pub fn labels(&self) -> Vec<Label> {
+        let mut dirs: Vec<PathBuf> =
+            std::fs::read_dir(&self.repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
+        dirs.sort();
+        dirs.into_iter().filter_map(Label::read).collect()
+    }
+
+    /// The names of everything in the repository.
+    pub fn leftovers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.repository).expect("the repository");
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Asks `donor` for a backup and waits until it is published or the donor reports a failure.
+    pub fn try_backup(&self, donor: &Node) -> Outcome {
+        let (known, mark) = (self.labels().len(), donor.log_mark());
+        self.ask(donor);
+        self.outcome(donor, known, mark)
+    }
+
+    /// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups.
+    pub fn outcome(&self, donor: &Node, known: usize, mark: usize) -> Outcome {
+        until("a backup or a failure", PATIENCE, || {
+            // The server's word first: it speaks after the label is there.
+            let log = donor.log(mark);
+            let line = log.lines().find(|line| {
+                line.contains("State transfer to")
+                    && line.contains(&format!("({})", donor.name))
+                    && !line.contains("(garb)")
+            })?;
+            if line.contains(" failed: ") {
+                return Some(Outcome::Failed(line.to_owned()));
+            }
+            let mut labels = self.labels();
+            assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
+            labels.pop().map(Outcome::Published)
+        })
+    }
+
+    /// A backup by `donor`, which must succeed and come back to Synced.
+    #[track_caller]
+    pub fn backup(&mut self) -> Label {
+        let mark = self.donor.log_mark();
+        let outcome = self.try_backup(&self.donor);
+        let Outcome::Published(label) = outcome else {
+            panic!("no backup: {outcome:?}; the program said:\n{}", self.donor.backup_log(mark))
+        };
+        self.donor.wait_synced();
+        label
+    }
+
+    /// Asks for a backup and stops the program with SIGSTOP at `moment` inside the window.
+    pub fn hold(&self, moment: Moment) -> Held {
+        let (known, mark) = (self.labels().len(), self.donor.log_mark());
+        let program = self.lab.program.clone();
+        let server = self.donor.pid();
+        // garbd leaves only after the request was taken, which may be after the moment: watch from beside it.
+        let pid = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let pid = until("the donor run", PATIENCE, || run_of(server, &program));
+                match moment {
+                    // Halted before it can read anything, and then the server answers.
+                    Moment::Flushed => {
+                        self.donor.wait_log(mark, "Provider paused at", PATIENCE);
+                        stop(pid);
+                    }
+                    Moment::Read(bytes) => {
+                        until("the run to read", PATIENCE, || (read_by(pid)? >= bytes).then_some(()));
+                        stop(pid);
+                    }
+                }
+                pid
+            });
+            self.ask(&self.donor);
+            watcher.join().expect("the run could be held")
+        });
+        self.donor.wait_log(mark, "Donor state reached", PATIENCE);
+        Held { pid, known, mark }
+    }
+
+    /// Runs an operator's command of the program on the repository.
+    pub fn operator(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.lab.program);
+        command.arg("--repository").arg(&self.repository).args(arguments);
+        output("the program", &mut command, PATIENCE)
+    }
+
+    /// The same, which must succeed; returns its standard output.
+    #[track_caller]
+    pub fn operate(&self, arguments: &[&str]) -> String {
+        let ended = self.operator(arguments);
+        let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{arguments:?} failed ({}): {text}{errors}", ended.status);
+        text
+    }
+
+    /// Restores `label` into a new directory of this cluster, for a server to start on.
+    #[track_caller]
+    pub fn restore(&self, label: &Label, name: &str) -> PathBuf {
+        let target = self.dir.join(name);
+        self.operate(&["restore", label.id(), "--target", text(&target)]);
+        target
+    }
+}
+
+/// A donor run that stands still inside the window.
+#[derive(Debug)]
+pub struct Held {
+    pid: Pid,
+    known: usize,
+    mark: usize,
+}
+
+impl Held {
+    /// Lets the run go on, and waits for what becomes of it.
+    pub fn release(self, cluster: &Cluster<'_>) -> Outcome {
+        self.go_on();
+        self.outcome(cluster)
+    }
+
+    /// Waits for what becomes of the run.
+    pub fn outcome(&self, cluster: &Cluster<'_>) -> Outcome {
+        cluster.outcome(&cluster.donor, self.known, self.mark)
+    }
+
+    /// Lets the run go on.
+    pub fn go_on(&self) {
+        kill(self.pid, Signal::SIGCONT).expect("the run is there");
+    }
+
+    /// `kill -9` to the run.
+    pub fn kill(&self) {
+        kill(self.pid, Signal::SIGKILL).expect("the run is there");
+    }
+
+    /// Whether the run's process is still there.
+    pub fn lives(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    }
+
+    /// Where the donor's log was when the run was asked for.
+    pub fn mark(&self) -> usize {
+        self.mark
+    }
+}
+
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).expect("the run is there");
+}
+
+/// The process of `program` in the group of the server that runs it.
+fn run_of(server: Pid, program: &Path) -> Option<Pid> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw)).find(|pid| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+            && nix::unistd::getpgid(Some(*pid)) == Ok(server)
+    })
+}
+
+/// The bytes that a process has read.
+fn read_by(pid: Pid) -> Option<u64> {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|bytes| bytes.parse().ok())
+}
+
+/// A path as text; the lab's paths are plain.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("the lab's paths are plain")
+}
+
+/// Unpacks an archive with nothing but the stock tools.
+pub fn unpack_by_hand(archive: &Path, into: &Path) {
+    std::fs::create_dir_all(into).expect("a directory");
+    let mut unpack = Command::new("zstd");
+    unpack.args(["-dc", text(archive)]).stdout(Stdio::piped());
+    let mut unpack = Process::spawn("zstd", &mut unpack);
+    let mut tar = Command::new("tar");
+    tar.args(["-x", "--same-owner", "--preserve-permissions", "-C", text(into)]);
+    tar.stdin(unpack.pipes().stdout.take().expect("piped"));
+    let mut tar = Process::spawn("tar", &mut tar);
+    assert!(tar.wait(PATIENCE).success(), "tar unpacks the archive");
+    assert!(unpack.wait(PATIENCE).success(), "zstd unpacks the archive");
+}
+
+fn sysbench(node: &Node, tables: u32, rows: u32) -> Command {
+    let mut sysbench = Command::new("sysbench");
+    sysbench.args(["oltp_write_only", "--mysql-user=root", "--mysql-db=shop", "--threads=2", "--rand-type=uniform"]);
+    sysbench.arg(format!("--mysql-socket={}", node.socket().display()));
+    sysbench.args([format!("--tables={tables}"), format!("--table-size={rows}")]);
+    sysbench
+}
+
+/// Makes and fills sysbench tables in database `shop`.
+pub fn prepare_tables(node: &Node, tables: u32, rows: u32) {
+    must("sysbench prepare", sysbench(node, tables, rows).arg("prepare"), Duration::from_secs(300));
+}
+
+/// Clients that write on a node until this is dropped.
+pub struct Writes(Process);
+
+impl Writes {
+    /// Starts a steady stream of transactions, and waits until some have come through.
+    pub fn start(node: &Node) -> Self {
+        let before = node.last_committed();
+        let mut command = sysbench(node, 2, 5_000);
+        command.args(["--time=0", "--rate=150", "--mysql-ignore-errors=all", "run"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut writes = Self(Process::spawn("sysbench", &mut command));
+        until("clients to write", PATIENCE, || {
+            assert!(writes.0.ended().is_none(), "the clients must not end");
+            (node.last_committed() > before + 100).then_some(())
+        });
+        writes
+    }
+
+    /// Ends the clients; they must still have been at it.
+    pub fn stop(mut self) {
+        assert!(self.0.ended().is_none(), "the clients wrote to the end");
+    }
+}

@@ -1,0 +1,108 @@
+//! The program on real servers: a Galera cluster on loopback, garbd, clients that write.
+//!
+//! `cargo test --test cluster` runs every test, `-- list` names them, `-- WORD …` runs those whose names hold a word,
+//! `-- demo [--keep]` shows one backup and restore to a reader, `-- bench --data DIR` measures.
+//! See `docs/testing.md`.
+#![allow(clippy::disallowed_macros, reason = "a test program speaks on its own terminal")]
+#![allow(unreachable_pub, reason = "a test program has no outside")]
+#![allow(clippy::disallowed_methods, reason = "and waits for real servers by the real clock")]
+
+mod bench;
+mod cycle;
+mod death;
+mod demo;
+mod lab;
+mod places;
+mod window;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use lab::{After, Lab};
+
+/// A test: a sentence about behaviour, and the code that proves it.
+struct Test {
+    name: &'static str,
+    run: fn(&Lab),
+}
+
+/// Makes the table of a module's tests.
+macro_rules! tests {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        const TESTS: &[Test] = &[$(Test { name: stringify!($name), run: $module::$name }),*];
+    };
+}
+
+tests! {
+    cycle::a_restored_node_joins_by_ist_under_writes,
+    cycle::an_archive_unpacked_with_tar_joins_by_ist,
+    cycle::two_nodes_make_backups_one_after_the_other,
+    cycle::the_newest_binary_log_travels_with_a_right_index,
+    cycle::a_damaged_archive_is_found_by_verify,
+    window::a_rollback_before_the_first_read_never_makes_a_wrong_backup,
+    window::a_rollback_in_the_middle_of_the_copy_never_makes_a_wrong_backup,
+    window::a_rollback_near_the_end_of_the_copy_never_makes_a_wrong_backup,
+    window::temporary_tables_throughout_the_window_never_make_a_wrong_backup,
+    window::general_and_slow_logs_do_not_keep_a_run_from_settling,
+    death::a_server_killed_in_the_window_leaves_no_backup_and_no_process,
+    death::a_program_killed_in_the_window_leaves_a_working_donor,
+    death::a_disk_that_fills_up_is_named_and_leaves_no_backup,
+    places::files_outside_the_datadir_are_restored_where_they_are_told_to,
+    places::a_half_restored_mount_point_does_not_start,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["list"] => {
+            TESTS.iter().for_each(|test| println!("{}", test.name));
+            ExitCode::SUCCESS
+        }
+        ["demo"] => when_possible(|| demo::show(false)),
+        ["demo", "--keep"] => when_possible(|| demo::show(true)),
+        ["bench", rest @ ..] => when_possible(|| bench::measure(rest)),
+        filters => when_possible(|| run_all(filters)),
+    }
+}
+
+/// Runs `act` if servers can be run here, and says what is missing if not.
+fn when_possible(act: impl FnOnce() -> ExitCode) -> ExitCode {
+    let lacks = lab::missing();
+    if lacks.is_empty() {
+        lab::process::clean_up_on_signals();
+        return act();
+    }
+    lacks.iter().for_each(|lack| eprintln!("{lack}"));
+    ExitCode::FAILURE
+}
+
+fn run_all(filters: &[&str]) -> ExitCode {
+    let chosen: Vec<&Test> =
+        TESTS.iter().filter(|test| filters.is_empty() || filters.iter().any(|word| test.name.contains(word))).collect();
+    let after = if std::env::var_os("CLUSTER_KEEP").is_some() { After::Directory } else { After::Nothing };
+    let lab = match Lab::new(after) {
+        Ok(lab) => lab,
+        Err(cause) => {
+            eprintln!("cannot set up the lab: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("\nrunning {} cluster tests in {}", chosen.len(), lab.dir.display());
+    let mut failed = Vec::new();
+    for test in &chosen {
+        let started = Instant::now();
+        let passed = catch_unwind(AssertUnwindSafe(|| (test.run)(&lab))).is_ok();
+        let verdict = if passed { "ok" } else { "FAILED" };
+        println!("test {} ... {verdict} ({:.1} s)", test.name, started.elapsed().as_secs_f64());
+        if !passed {
+            failed.push(test.name);
+        }
+    }
+    failed.iter().for_each(|name| println!("failed: {name}"));
+    let (passed, verdict) = (chosen.len() - failed.len(), if failed.is_empty() { "ok" } else { "FAILED" });
+    // The form of the standard test runner, so that one reader can add up all suites.
+    println!("\ntest result: {verdict}. {passed} passed; {} failed", failed.len());
+    if failed.is_empty() && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,12 @@
+//! The program as a black box: run by a scripted mysqld that is as strict as the real ones.
+#![allow(missing_docs, unreachable_pub)]
+
+mod answer;
+mod arguments;
+mod destination;
+mod dialogue;
+mod interruption;
+mod outcome;
+mod server;
+mod small_disk;
+mod tree;
