@@ -5,7 +5,8 @@
 //! instant needs. An archive is whole only after [`Encoder::finish`]: dropping the encoder ends its threads and leaves
 //! a stream without manifest and end, which no reader takes for a backup.
 //!
-//! A sink whose `write` blocks for ever blocks [`Encoder::finish`] and the drop too: give it one that does not.
+//! A sink whose `write` blocks does not hold the caller for long: [`Encoder::finish`] hears [`Cancel`], and dropping the encoder
+//! leaves a thread that will not end to the end of the process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use sha2::{Digest as _, Sha256};
 
 use super::codec::{Codec, FRAME_BYTES};
@@ -29,6 +29,10 @@ use crate::relpath::RelPath;
 
 /// How often somebody who waits looks whether the run was stopped.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a run that failed waits for its threads. One that a disk or a dead file server holds is left behind: it ends
+/// with the process, and must not keep the process from telling the server what happened.
+const PARTING: Duration = Duration::from_millis(200);
 
 /// Bytes that are read and hashed at a time, so that hashing finds them in the nearest caches.
 const READ_BYTES: usize = 256 << 10;
@@ -145,8 +149,9 @@ pub(super) struct Pool<W> {
     shared: Arc<Shared>,
     free: Receiver<Slot>,
     jobs: Option<Sender<Slot>>,
-    workers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<Option<Written<W>>>>,
+    /// Every thread holds a sender: it is disconnected when all have ended.
+    ended: Receiver<()>,
     submitted: u32,
 }
 
@@ -161,6 +166,7 @@ impl<W: Write + Send + 'static> Pool<W> {
         let (free_in, free) = unbounded();
         let (jobs, jobs_out) = unbounded();
         let (done_in, done) = unbounded();
+        let (alive, ended) = bounded(0);
         // One that is laid out, one that is written, one per worker, and some that wait for either.
         for _ in 0..workers.get() + workers.get() / 2 + 2 {
             let _ = free_in.send(Slot::new());
@@ -172,21 +178,14 @@ impl<W: Write + Send + 'static> Pool<W> {
             found: Mutex::default(),
             changed: Condvar::new(),
         });
-        let mut pool = Self {
-            shared: Arc::clone(&shared),
-            free,
-            jobs: Some(jobs),
-            workers: Vec::new(),
-            writer: None,
-            submitted: 0,
-        };
+        let mut pool = Self { shared: Arc::clone(&shared), free, jobs: Some(jobs), writer: None, ended, submitted: 0 };
         for index in 0..workers.get() {
             let compressor = Compressor::new(codec)
                 .map_err(|cause| Error::new(Class::Io, "cannot set up the compression").because(cause))?;
             let (shared, jobs, done) = (Arc::clone(&shared), jobs_out.clone(), done_in.clone());
-            pool.workers.push(spawn(format!("pack-{index}"), move || work(compressor, &shared, &jobs, &done))?);
+            spawn(format!("pack-{index}"), &alive, move || work(compressor, &shared, &jobs, &done))?;
         }
-        pool.writer = Some(spawn("write".to_owned(), move || write(sink, codec, &shared, &done, &free_in))?);
+        pool.writer = Some(spawn("write".to_owned(), &alive, move || write(sink, codec, &shared, &done, &free_in))?);
         Ok(pool)
     }
 
@@ -244,7 +243,12 @@ impl<W: Write + Send + 'static> Pool<W> {
 
     /// Waits until everything is written.
     pub(super) fn finish(mut self) -> Result<Written<W>> {
-        let written = self.join();
+        self.jobs = None;
+        while self.ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            self.shared.check()?;
+        }
+        // Nobody waits here any more; a thread's panic was reported by its alarm.
+        let written = self.writer.take().and_then(|writer| writer.join().ok().flatten());
         self.shared.check()?;
         written
             .filter(|written| written.frames.len() as u64 == u64::from(self.submitted))
@@ -252,27 +256,27 @@ impl<W: Write + Send + 'static> Pool<W> {
     }
 }
 
-impl<W> Pool<W> {
-    /// Ends the threads: without new frames they run dry.
-    fn join(&mut self) -> Option<Written<W>> {
-        self.jobs = None;
-        for worker in self.workers.drain(..) {
-            // Its panic was reported by its alarm.
-            let _ = worker.join();
-        }
-        self.writer.take().and_then(|writer| writer.join().ok().flatten())
-    }
-}
-
 impl<W> Drop for Pool<W> {
+    /// Ends the threads: without new frames they run dry.
     fn drop(&mut self) {
         self.shared.stop();
-        self.join();
+        self.jobs = None;
+        let _ = self.ended.recv_timeout(PARTING);
     }
 }
 
-fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+fn spawn<T: Send + 'static>(
+    name: String,
+    alive: &Sender<()>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     let cannot = |cause: io::Error| Error::new(Class::Io, "cannot start a thread").because(cause);
+    let alive = alive.clone();
+    let body = move || {
+        let result = body();
+        drop(alive);
+        result
+    };
     std::thread::Builder::new().name(name).spawn(body).map_err(cannot)
 }
 

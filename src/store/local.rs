@@ -53,17 +53,19 @@ impl LocalRepository {
         })
     }
 
+    /// Everything that publishing will do to an archive's file, so that it cannot be refused after the copy.
     fn probe(&self) -> Result<()> {
-        let write = |mut file: std::fs::File| {
-            file.write_all(b"probe").map_err(|cause| Error::io("write to", self.path(), cause))
-        };
-        if let Some(unnamed) = self.dir.create_unnamed()? {
-            return write(unnamed);
-        }
         let name = format!(".probe-{}", std::process::id());
         self.dir.remove_file(&name)?;
-        let written = self.dir.create_file(&name).and_then(write);
-        self.dir.remove_file(&name).and(written)
+        let made = match self.dir.create_unnamed()? {
+            Some(unnamed) => self.write_probe(&unnamed).and_then(|()| self.dir.link_unnamed(&unnamed, &name)),
+            None => self.dir.create_file(&name).and_then(|named| self.write_probe(&named)),
+        };
+        self.dir.remove_file(&name).and(made)
+    }
+
+    fn write_probe(&self, mut file: &std::fs::File) -> Result<()> {
+        file.write_all(b"probe").map_err(|cause| Error::io("write to", self.path(), cause))
     }
 }
 

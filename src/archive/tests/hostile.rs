@@ -130,7 +130,7 @@ fn a_label_comes_back_and_names_no_file_elsewhere() {
         assert_eq!(Label::parse(&forged.to_json().unwrap()).unwrap_err().class(), Class::Damage, "{name}");
     }
     let mut long = sound.clone();
-    long.warnings = vec!["x".repeat(1 << 20)];
+    long.node = "x".repeat(1 << 20);
     assert!(Label::parse(&long.to_json().unwrap()).is_err());
 }
 

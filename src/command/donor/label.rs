@@ -97,7 +97,7 @@ impl Origin {
                 sha256: Digest::of(manifest_stored),
             },
             request: self.request.clone(),
-            warnings: warnings.clone(),
+            warnings: warnings.len() as u64,
         }
     }
 }

@@ -92,17 +92,34 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
 }
 
 /// The frozen window: copy until all copies show one instant, ask both witnesses once more, and let the server go on.
+///
+/// On a failure the server is let go first, so that it does not wait for our cleaning up.
 fn copy<W: Write + Send + 'static>(
     mut session: Session<Frozen>,
     members: &mut Members<'_, W>,
     prepared: &Prepared,
     cancel: &Cancel,
 ) -> Result<(Session<Released>, Settled)> {
+    match settle_in_window(&mut session, members, prepared, cancel) {
+        Ok(settled) => Ok((session.thaw()?, settled)),
+        Err(error) => {
+            session.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn settle_in_window<W: Write + Send + 'static>(
+    session: &mut Session<Frozen>,
+    members: &mut Members<'_, W>,
+    prepared: &Prepared,
+    cancel: &Cancel,
+) -> Result<Settled> {
     session.total(prepared.inventory.total_bytes())?;
     let mut live = Live::new(&prepared.datadir, cancel);
     let settled = settle(&mut live, members, &Rules::locked(), cancel)?;
     session.complete(settled.inventory.total_bytes())?;
     report::agreement(session.recheck()?);
     cancel.check()?;
-    Ok((session.thaw()?, settled))
+    Ok(settled)
 }
