@@ -201,6 +201,11 @@ impl<W: Write + Send + 'static> Pool<W> {
         self.shared.check()
     }
 
+    /// Stops everything without a failure of its own: the caller has told it.
+    pub(super) fn abandon(&self) {
+        self.shared.stop();
+    }
+
     /// Waits for an empty slot.
     pub(super) fn take(&mut self) -> Result<Slot> {
         loop {

@@ -59,7 +59,17 @@ impl<W: Write + Send + 'static> TarStream<W> {
     }
 
     /// Appends a member; `entry` is the number under which its pieces are reported.
+    ///
+    /// After an error the stream has a hole, and nothing can be appended to it any more.
     pub(super) fn put(&mut self, member: &Member<'_>, entry: u32, contents: &Contents<'_>) -> Result<()> {
+        let put = self.put_whole(member, entry, contents);
+        if put.is_err() {
+            self.pool.abandon();
+        }
+        put
+    }
+
+    fn put_whole(&mut self, member: &Member<'_>, entry: u32, contents: &Contents<'_>) -> Result<()> {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
         member.append_to(&mut headers);
@@ -126,6 +136,7 @@ impl<W: Write + Send + 'static> TarStream<W> {
     /// Waits until every byte so far was read; the entries whose file was too short since the last time.
     pub(super) fn barrier(&mut self) -> Result<BTreeSet<u32>> {
         self.cut()?;
+        self.check()?;
         let mut short = std::mem::take(&mut self.short);
         short.append(&mut self.pool.wait_read()?);
         Ok(short)
