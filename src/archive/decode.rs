@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::codec::{Codec, FRAME_BYTES, STORED_BYTES_MAX};
+use super::codec::{Codec, FRAME_BYTES, STORED_BYTES_MAX, WRITE_BYTES};
 use super::compress::Decompressor;
 use super::manifest::{Entry, Frame, Manifest, Piece};
 use super::progress::Progress;
@@ -22,7 +22,7 @@ use crate::error::{Class, Error, Result};
 pub trait PieceSink: Sync {
     /// Takes proved bytes of the file with the index `file` in [`Manifest::files`], which begin at `offset` in it.
     ///
-    /// Every byte of a wanted file comes exactly once, in any order.
+    /// Every byte of a wanted file comes exactly once, in any order, at most [`WRITE_BYTES`] at a time.
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
@@ -158,7 +158,11 @@ impl Restorer<'_> {
         self.progress.add_stored(frame.stored.into());
         for wanted in job {
             let bytes = proved(raw, &wanted.piece).map_err(|what| self.damaged(wanted, Fault::Damage(what)))?;
-            self.sink.write(wanted.file, wanted.offset, bytes)?;
+            let mut offset = wanted.offset;
+            for part in bytes.chunks(WRITE_BYTES) {
+                self.sink.write(wanted.file, offset, part)?;
+                offset += part.len() as u64;
+            }
             self.progress.add_raw(wanted.piece.len.into());
         }
         Ok(())

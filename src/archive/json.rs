@@ -18,8 +18,8 @@ pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 /// The longest label: a label names no file, so it has a few kilobytes.
 pub const LABEL_BYTES_MAX: usize = 1 << 20;
 
-/// The compression level of the stored manifest: half of it is digests, which nothing makes smaller.
-const MANIFEST_LEVEL: i32 = 3;
+/// The compression level of the stored manifest: half of it is digests, which no level makes smaller.
+const MANIFEST_LEVEL: i32 = 1;
 
 /// The longest name of a stored object.
 const NAME_BYTES_MAX: usize = 100;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use sha2::{Digest as _, Sha256};
 
-use super::codec::{Codec, FRAME_BYTES};
+use super::codec::{Codec, FRAME_BYTES, WRITE_BYTES};
 use super::compress::Compressor;
 use super::manifest::{Frame, Piece};
 use super::progress::Progress;
@@ -37,11 +37,12 @@ const PARTING: Duration = Duration::from_millis(200);
 /// Bytes that are read and hashed at a time, so that hashing finds them in the nearest caches.
 const READ_BYTES: usize = 256 << 10;
 
-/// An open file whose bytes go into the archive.
-pub(super) struct OpenFile {
+/// Where a worker reads a run.
+pub(super) struct Origin {
     pub(super) file: Arc<File>,
     /// For messages.
     pub(super) path: RelPath,
+    pub(super) offset: u64,
 }
 
 /// A run of a file's bytes in a slot.
@@ -50,7 +51,7 @@ pub(super) struct Run {
     pub(super) at: usize,
     pub(super) len: usize,
     /// Where the worker reads it; `None` if the caller has put the bytes there.
-    pub(super) from: Option<(Arc<OpenFile>, u64)>,
+    pub(super) from: Option<Origin>,
 }
 
 /// One frame on its way.
@@ -66,6 +67,11 @@ pub(super) struct Slot {
 impl Slot {
     fn new() -> Self {
         Self { sequence: 0, raw: vec![0; FRAME_BYTES], fill: 0, runs: Vec::new(), stored: Vec::new() }
+    }
+
+    /// How many files the slot holds open.
+    pub(super) fn open_files(&self) -> usize {
+        self.runs.iter().filter(|run| run.from.is_some()).count()
     }
 
     /// The next `len` bytes of the frame, which hold whatever the slot held before.
@@ -194,6 +200,11 @@ impl<W: Write + Send + 'static> Pool<W> {
         self.shared.check()
     }
 
+    /// Stops everything without a failure of its own: the caller has told it.
+    pub(super) fn abandon(&self) {
+        self.shared.stop();
+    }
+
     /// Waits for an empty slot.
     pub(super) fn take(&mut self) -> Result<Slot> {
         loop {
@@ -315,7 +326,7 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
         let raw = &mut slot.raw[run.at..run.at + run.len];
         let (sha256, whole) = match &run.from {
             None => (Digest::of(raw), true),
-            Some((open, offset)) => read_hashed(open, *offset, raw)?,
+            Some(from) => read_hashed(from, raw)?,
         };
         if !whole {
             short.push(run.entry);
@@ -334,12 +345,12 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
 }
 
 /// Fills `raw`, zeroes beyond the end of the file; the digest, and whether the file was long enough.
-fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8]) -> Result<(Digest, bool)> {
+fn read_hashed(from: &Origin, raw: &mut [u8]) -> Result<(Digest, bool)> {
     let mut hasher = Sha256::new();
     let mut whole = true;
-    let mut at = offset;
+    let mut at = from.offset;
     for part in raw.chunks_mut(READ_BYTES) {
-        whole = read_or_zero(open, at, part)? && whole;
+        whole = read_or_zero(&from.file, &from.path, at, part)? && whole;
         hasher.update(&part);
         at += part.len() as u64;
     }
@@ -347,17 +358,17 @@ fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8]) -> Result<(Digest, 
 }
 
 /// Fills `part` from the file, zeroes beyond its end; whether it did not come to that.
-pub(super) fn read_or_zero(open: &OpenFile, offset: u64, part: &mut [u8]) -> Result<bool> {
+pub(super) fn read_or_zero(file: &File, path: &RelPath, offset: u64, part: &mut [u8]) -> Result<bool> {
     let mut done = 0;
     while done < part.len() {
-        match open.file.read_at(&mut part[done..], offset + done as u64) {
+        match file.read_at(&mut part[done..], offset + done as u64) {
             Ok(0) => {
                 part[done..].fill(0);
                 return Ok(false);
             }
             Ok(len) => done += len,
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(Error::io("read", open.path.as_path(), cause)),
+            Err(cause) => return Err(Error::io("read", path.as_path(), cause)),
         }
     }
     Ok(true)
@@ -410,8 +421,10 @@ struct Writer<W> {
 impl<W: Write> Writer<W> {
     fn put(&mut self, slot: &Slot, codec: Codec) -> io::Result<()> {
         let stored = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
-        self.sink.write_all(stored)?;
-        self.hasher.update(stored);
+        for part in stored.chunks(WRITE_BYTES) {
+            self.hasher.update(part);
+            self.sink.write_all(part)?;
+        }
         self.frames.push(Frame { offset: self.stored_bytes, stored: stored.len() as u32, raw: slot.fill as u32 });
         self.stored_bytes += stored.len() as u64;
         self.raw_bytes += slot.fill as u64;

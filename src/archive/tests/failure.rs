@@ -109,6 +109,7 @@ fn a_file_that_cannot_be_read_is_named() {
         let error = added.and_then(|_| encoder.barrier()).unwrap_err();
         assert_eq!(error.os_error(), Some(21), "a directory cannot be read as a file");
         assert_eq!(error.to_string(), "cannot read \"shop/orders.ibd\"");
+        assert!(encoder.finish(head()).is_err(), "an archive with a hole is never finished");
     }
 }
 
