@@ -23,6 +23,10 @@ pub(super) struct Layout {
     pub external: Vec<External>,
     /// The binary logs, if they are on.
     pub binlogs: Option<BinlogFiles>,
+    /// The files of InnoDB's system tablespace, as the variables name them.
+    pub system_files: Vec<PathBuf>,
+    /// The directory of InnoDB's redo log, canonical.
+    pub redo: PathBuf,
     /// Paths that are left out because the caller says so.
     pub left_out: HashSet<PathBuf>,
     places: HashMap<PathBuf, Place>,
@@ -47,6 +51,8 @@ impl Layout {
             datadir: datadir.clone(),
             external: Vec::new(),
             binlogs: None,
+            system_files: Vec::new(),
+            redo: datadir.clone(),
             left_out: left_out.iter().map(|path| canonical(path)).collect(),
             places: HashMap::new(),
         };
@@ -119,6 +125,7 @@ impl Layout {
             let parent = directory("innodb_data_file_path", parent)?;
             self.outside(RootKind::InnodbDataHome, "innodb-data-home", parent);
             self.name(&path, Named::System);
+            self.system_files.push(path);
         }
         let temporary = variables.innodb_temp_data_file_path.as_deref().unwrap_or("ibtmp1:12M:autoextend");
         for name in data_files("innodb_temp_data_file_path", temporary)? {
@@ -129,6 +136,7 @@ impl Layout {
             variables.innodb_log_group_home_dir.as_deref(),
             Roles::REDO.and(Roles::UNDO),
         )?;
+        self.redo.clone_from(&redo);
         self.outside(RootKind::InnodbLogGroupHome, "innodb-log-group-home", redo);
         let undo = self.special("innodb_undo_directory", variables.innodb_undo_directory.as_deref(), Roles::UNDO)?;
         self.outside(RootKind::InnodbUndo, "innodb-undo", undo);
@@ -239,7 +247,7 @@ fn directory(variable: &str, path: &Path) -> Result<PathBuf> {
 }
 
 /// `path` without links as far as it exists.
-fn canonical(path: &Path) -> PathBuf {
+pub(super) fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => canonical(parent).join(name),
         _ => path.to_owned(),

@@ -51,6 +51,7 @@ impl Prepared {
         let options = Options { binlogs: config.binlogs, leave_out: vec![repository.path().to_owned()] };
         let datadir = Datadir::open(&variables, &options)?;
         let inventory = datadir.survey(cancel)?;
+        datadir.check_complete(&inventory)?;
         datadir.check_readable(&inventory, cancel)?;
         check_space(&repository, config.codec, inventory.total_bytes())?;
         inventory.warnings.iter().for_each(|warning| warn!("{warning}"));

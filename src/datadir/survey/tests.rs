@@ -144,6 +144,46 @@ fn a_special_directory_inside_the_datadir_is_no_root_of_its_own() {
 }
 
 #[test]
+fn without_a_file_of_the_system_tablespace_or_a_redo_log_there_is_no_backup() {
+    let refused = |tree: &Tree| {
+        let datadir = tree.open();
+        let error = datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap_err();
+        assert_eq!(error.class(), Class::Refused);
+        format!("{error}; {}", error.advice().unwrap())
+    };
+    let mut tree = Tree::new();
+    tree.variables.innodb_data_file_path = Some("ibdata1:12M;more/ibdata2:12M:autoextend".into());
+    fs::create_dir(tree.path.join("data/more")).unwrap();
+    let text = refused(&tree);
+    assert!(text.contains("data/more/ibdata2") && text.contains("innodb_data_file_path"), "{text}");
+    tree.write("shop/ibdata2", "of another directory");
+    assert_eq!(text, refused(&tree), "a file of this name elsewhere is another one");
+    tree.write("data/more/ibdata2", "x");
+    let datadir = tree.open();
+    datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap();
+    for absent in [false, true] {
+        tree.write("data/ib_logfile0", "");
+        if absent {
+            fs::remove_file(tree.path.join("data/ib_logfile0")).unwrap();
+        }
+        let text = refused(&tree);
+        assert!(text.contains("data\"") && text.contains("innodb_log_group_home_dir"), "{text}");
+    }
+}
+
+#[test]
+fn a_system_tablespace_and_a_redo_log_elsewhere_are_there() {
+    let mut tree = Tree::new();
+    let target = tree.write("big/real", "x");
+    fs::remove_file(tree.path.join("data/ibdata1")).unwrap();
+    symlink(target, tree.path.join("data/ibdata1")).unwrap();
+    fs::rename(tree.path.join("data/ib_logfile0"), tree.write("log/ib_logfile0", "")).unwrap();
+    tree.variables.innodb_log_group_home_dir = Some(tree.path.join("log"));
+    let datadir = tree.open();
+    datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap();
+}
+
+#[test]
 fn symlinked_databases_are_roots_with_safe_and_distinct_names() {
     let tree = Tree::new();
     tree.write("elsewhere/a/t.ibd", "a");
