@@ -84,6 +84,23 @@ fn files_of_innodb_that_vanish_in_the_window_make_no_backup() {
 }
 
 #[test]
+fn no_configured_repository_inside_the_datadir_gets_into_a_backup() {
+    let datadir = tree::small();
+    let [far, near, own] = ["far", "near", "own"].map(|name| datadir.path().join(name));
+    for directory in [&far, &near, &own] {
+        std::fs::create_dir(directory).unwrap();
+        // Nothing that is copied could be this.
+        nix::unistd::mkfifo(&directory.join("backup"), Mode::S_IRUSR).unwrap();
+    }
+    let options =
+        format!("[wsrep_sst_backup]\ndestination.far = {}\ndestination.near = {}\n", far.display(), near.display());
+    for address in ["", "near"] {
+        let donor = Donor::new().datadir_at(datadir.path()).repository_at(&own).options(&options);
+        donor.arg("--address", address).on("flush tables", answer::flushed(GTID)).run().succeeds();
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let datadir = tree::small();
     let donor = Donor::new().datadir_at(datadir.path()).bound_by_modes();
