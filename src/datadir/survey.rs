@@ -19,7 +19,11 @@ use super::walk::Walk;
 use crate::archive::manifest::{EntryKind, FileClass};
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
+use crate::relpath::RelPath;
 use crate::source::fingerprint::Fingerprint;
+
+/// How many tablespaces that do not exist are named one by one.
+const MOST_DISCARDED: usize = 100;
 
 /// What the operator decides about the inventory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,7 @@ impl Datadir {
             cancel,
             files: Vec::new(),
             excluded: Vec::new(),
-            warnings: Vec::new(),
+            discarded: Vec::new(),
             engines: std::collections::BTreeSet::new(),
             references: Vec::new(),
         };
@@ -94,8 +98,9 @@ impl Datadir {
                 "{name} files: the server does not freeze this engine; they are copied like the others until they stand still"
             )
         };
+        let warnings = self.layout.warnings.iter().cloned().chain(walk.engines.iter().map(engine));
         let mut inventory = Inventory {
-            warnings: walk.engines.iter().map(engine).chain(walk.warnings).collect(),
+            warnings: warnings.chain(discarded(&walk.discarded)).collect(),
             excluded: walk.excluded,
             files: walk.files,
             roots: walk.roots.list(),
@@ -186,6 +191,18 @@ impl Datadir {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Warns of the `.isl` files whose tablespaces are not there: a manifest and a log must not grow with them.
+fn discarded(links: &[RelPath]) -> Vec<String> {
+    let shown = links.iter().take(MOST_DISCARDED);
+    let mut warnings: Vec<String> = shown
+        .map(|path| format!("\"{path}\" names a tablespace that does not exist: its table cannot be read"))
+        .collect();
+    if links.len() > MOST_DISCARDED {
+        warnings.push(format!("and {} more such tablespaces do not exist", links.len() - MOST_DISCARDED));
+    }
+    warnings
 }
 
 /// The index of the binary logs in `inventory`, in the place of the server's.

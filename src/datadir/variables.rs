@@ -63,6 +63,14 @@ pub struct ServerVariables {
 }
 
 impl ServerVariables {
+    /// A value of `wsrep_provider_options`, such as that of `gcache.name`; the last one counts, as it does for Galera.
+    pub fn provider_option(&self, name: &str) -> Option<&str> {
+        let options = self.wsrep_provider_options.as_deref()?.split(';').rev();
+        let mut values = options.filter_map(|option| option.split_once('='));
+        let value = values.find(|(known, _)| known.trim() == name)?.1.trim();
+        (!value.is_empty()).then_some(value)
+    }
+
     /// Where Galera keeps `grastate.dat`.
     pub fn grastate_directory(&self) -> PathBuf {
         // An absolute path takes the place of what it is joined to.
