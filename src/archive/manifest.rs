@@ -127,6 +127,8 @@ pub enum RootKind {
     InnodbDoublewrite,
     /// `aria_log_dir_path`.
     AriaLog,
+    /// `rocksdb_datadir` or `rocksdb_wal_dir`.
+    Rocksdb,
     /// The directory of `log_bin`, or of `log_bin_index`.
     Binlog,
     /// The target of a database that is a symbolic link in the datadir.

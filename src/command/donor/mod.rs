@@ -71,6 +71,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     watch.window_closed();
     let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
     report::thawed(times.frozen, &settled);
+    datadir.check_complete(&settled.inventory)?;
 
     let position = session.position().clone();
     let warnings = members.finish(&settled, position.gtid())?;
