@@ -348,7 +348,7 @@ use fault::point;
 #[cfg(test)]
 pub(crate) mod fault {
     use super::{Errno, Error, Path, Result};
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     /// What happens after the operation that failed.
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -361,6 +361,7 @@ pub(crate) mod fault {
 
     thread_local! {
         static LEFT: Cell<Option<(u32, After)>> = const { Cell::new(None) };
+        static DENIED: RefCell<Option<String>> = const { RefCell::new(None) };
     }
 
     /// Runs `work` with operation number `k` failing; says whether that operation was reached.
@@ -371,8 +372,20 @@ pub(crate) mod fault {
         (result, reached)
     }
 
+    /// Runs `work` as a user who may make nothing whose path holds `part`.
+    pub(crate) fn denying<T>(part: &str, work: impl FnOnce() -> T) -> T {
+        DENIED.replace(Some(part.to_owned()));
+        let result = work();
+        DENIED.replace(None);
+        result
+    }
+
     /// One operation.
     pub(crate) fn point(verb: &str, path: &Path) -> Result<()> {
+        let denied = DENIED.with_borrow(|part| part.as_ref().is_some_and(|part| path.to_string_lossy().contains(part)));
+        if denied && verb == "create" {
+            return Err(Error::io(verb, path, Errno::EACCES));
+        }
         match LEFT.get() {
             None => return Ok(()),
             Some((0, After::Dead)) => {}

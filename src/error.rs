@@ -187,6 +187,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_table_has_the_same_statuses() {
+        let documented = include_str!("../docs/operator.md").lines().filter_map(|line| line.strip_prefix("| "));
+        let documented: Vec<u8> = documented.filter_map(|row| row.split(' ').next()?.parse().ok()).collect();
+        let known: Vec<u8> = TABLE.iter().map(|row| row.exit).collect();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
     fn a_full_disk_leaves_with_enospc() {
         let error = Error::io("write", "/x", io::Error::from_raw_os_error(28));
         assert_eq!(error.errno(), 28);

@@ -7,7 +7,7 @@
 //!
 //! A sink whose `write` blocks for ever blocks [`Encoder::finish`] and the drop too: give it one that does not.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -122,6 +122,8 @@ pub struct Encoder<W> {
     /// Names of roots whose directory stands in the archive.
     roots: HashMap<u32, RootName>,
     own_directory: bool,
+    /// Entries whose file was too short and that have not been replaced yet.
+    short: BTreeSet<EntryId>,
 }
 
 impl<W: Write + Send + 'static> Encoder<W> {
@@ -134,6 +136,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
             names: HashMap::new(),
             roots: HashMap::new(),
             own_directory: false,
+            short: BTreeSet::new(),
         })
     }
 
@@ -163,7 +166,9 @@ impl<W: Write + Send + 'static> Encoder<W> {
     /// Returns the entries, since the last barrier, whose file ended before `meta.size`: the rest is zeroes in the
     /// archive, so that the stream stays valid, and the caller must [`forget`](Self::forget) or add them again.
     pub fn barrier(&mut self) -> Result<Vec<EntryId>> {
-        Ok(self.stream.barrier()?.into_iter().map(EntryId).collect())
+        let short: Vec<EntryId> = self.stream.barrier()?.into_iter().map(EntryId).collect();
+        self.short.extend(&short);
+        Ok(short)
     }
 
     /// Takes a member out of the manifest. Unless its path is added again, the manifest lists it as excluded, with the
@@ -188,10 +193,10 @@ impl<W: Write + Send + 'static> Encoder<W> {
         Ok(Finished { sink, manifest, stored_bytes, raw_bytes, sha256 })
     }
 
-    /// A barrier at which no short file may be left: its zeroes are no backup of it.
+    /// A barrier after which no short file may be left: its zeroes are no backup of it.
     fn barrier_before_end(&mut self) -> Result<()> {
-        let short = self.barrier()?;
-        let entry = short.iter().find_map(|id| self.entries.get(id.0 as usize).and_then(Option::as_ref));
+        self.barrier()?;
+        let entry = self.short.iter().find_map(|id| self.entries.get(id.0 as usize).and_then(Option::as_ref));
         entry.map_or(Ok(()), |entry| {
             Err(Error::new(Class::Unsettled, format!("\"{}\" became shorter while it was copied", entry.path)))
         })

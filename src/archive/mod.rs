@@ -17,6 +17,9 @@ pub mod progress;
 pub mod read_at;
 mod stream;
 mod tar_header;
+mod tar_records;
+mod tar_walk;
+pub mod verify;
 
 #[cfg(test)]
 mod tests;

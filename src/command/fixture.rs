@@ -51,7 +51,7 @@ pub(crate) struct Lab {
 }
 
 pub(crate) fn root(name: &str, kind: RootKind, path: &str) -> Root {
-    Root { name: RootName::new(name).unwrap(), kind, path: path.into(), link: None }
+    Root::new(RootName::new(name).unwrap(), kind, path)
 }
 
 pub(crate) fn file(path: &'static str, class: FileClass, bytes: impl Into<Vec<u8>>) -> Member {
@@ -65,13 +65,15 @@ pub(crate) fn directory(path: &'static str) -> Member {
 /// Bytes that do not compress and differ between seeds.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
-    };
-    (0..len).map(|_| next()).collect()
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 impl Donor {
@@ -197,7 +199,8 @@ fn label(id: &BackupId, manifest: &Manifest, archive: Stored, stored: &[u8]) -> 
 
 impl Lab {
     pub(crate) fn empty() -> Self {
-        let base = tempfile::tempdir().unwrap();
+        // Memory, where there is such a directory: a restore syncs, and the sweeps restore a hundred times.
+        let base = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         std::fs::create_dir(base.path().join("repository")).unwrap();
         std::fs::create_dir(base.path().join("site")).unwrap();
         let repository = LocalRepository::open(&base.path().join("repository")).unwrap();

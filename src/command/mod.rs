@@ -1,6 +1,7 @@
 //! The use-cases, one file each.
 
 pub mod donor;
+pub mod extract;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod human;
@@ -8,6 +9,8 @@ pub mod list;
 pub mod operator;
 pub mod output;
 pub mod restore;
+pub mod show;
+pub mod verify;
 
 use std::num::NonZeroUsize;
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::output::Output;
-use super::{Context, list, restore};
+use super::{Context, extract, list, restore, show, verify};
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
 use crate::config::print_defaults::{Defaults, OptionFiles};

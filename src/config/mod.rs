@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use environment::Environment;
-pub use options::Binlogs;
 
 use crate::archive::codec::Codec;
+use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::wsrep::address::DestinationName;
 use options::{Draft, TABLE};

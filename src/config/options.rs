@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::datadir::binlog::Binlogs;
+
 /// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
 const LONGEST_SECONDS: u64 = 30 * 24 * 3600;
 
@@ -12,18 +14,6 @@ const MOST_WORKERS: usize = 256;
 
 /// Workers beyond this many read faster than storage gives, and take the processors from the server.
 const DEFAULT_WORKERS: usize = 16;
-
-/// Which binary logs go into a backup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Binlogs {
-    /// None.
-    None,
-    /// The one that the server began when it flushed.
-    #[default]
-    Last,
-    /// All that the index names.
-    All,
-}
 
 /// The values as they are collected, each already valid by itself.
 #[derive(Clone, Debug)]

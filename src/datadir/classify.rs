@@ -65,6 +65,7 @@ const fn leave_any(roles: Roles, name: Name, why: &'static str) -> Rule {
 
 const DATADIR: Roles = Roles::DATADIR;
 const DATABASE: Roles = Roles::DATABASE;
+const GALERA: Roles = Roles::DATADIR.and(Roles::GALERA);
 const WHOLE: Roles = Roles::WHOLE;
 
 const ANSWER: &str = "the server's answer to a running state transfer";
@@ -87,14 +88,14 @@ const RULES: &[Rule] = &[
     leave_any(WHOLE, Is(&["lost+found", ".zfs", ".snapshot", ".fseventsd", ".Trashes"]), MOUNT),
     leave_any(DATADIR, Starts(&[OWN_DIRECTORY]), "of this program"),
     // Galera and state transfers.
-    leave(DATADIR, Is(&["galera.cache"]), "Galera's cache of write sets: a restored node starts a new one"),
-    leave(DATADIR, Starts(&["gcache.page."]), "Galera's cache of write sets: a restored node starts a new one"),
+    leave(GALERA, Is(&["galera.cache"]), "Galera's cache of write sets: a restored node starts a new one"),
+    leave(GALERA, Starts(&["gcache.page."]), "Galera's cache of write sets: a restored node starts a new one"),
     leave(
-        DATADIR,
+        GALERA,
         Starts(&["gvwstate.dat"]),
         "the donor's view of its cluster: a restored node would take the donor's identity and stay out of the cluster",
     ),
-    leave(DATADIR, Is(&["grastate.dat"]), "written anew, with the exact position of the backup"),
+    leave(GALERA, Is(&["grastate.dat"]), "written anew, with the exact position of the backup"),
     leave(DATADIR, Spans("GRA_", ".log"), "Galera's dump of a write set that failed"),
     leave(DATADIR, Starts(&["tables_flushed", "sst_error"]), ANSWER),
     leave(DATADIR, Starts(&["sst_in_progress"]), MARKER),
@@ -108,8 +109,12 @@ const RULES: &[Rule] = &[
     file(Roles::BINLOG, Fits(is_kept_binlog), Binlog, "a binary log"),
     leave(Roles::BINLOG, Fits(is_binlog), "a binary log that the setting `binlogs` leaves out"),
     leave(Roles::ANY, Configured(Named::BinlogIndex), "the list of binary logs: written anew for those in the backup"),
-    // Tried on 10.11: written at shutdown, then outdated; without it the server reads the last binary log instead.
-    leave(Roles::BINLOG, Fits(is_binlog_state), "the binary logs' state at the last shutdown, outdated since"),
+    // Tried on 10.11: removed at start, written at shutdown, believed if no log is there; else the last log is scanned.
+    leave(
+        Roles::BINLOG,
+        Fits(is_binlog_state),
+        "the binary logs' state at an earlier shutdown: a restored server would believe it",
+    ),
     leave(Roles::BINLOG, Fits(is_binlog_leftover), "a leftover of purging binary logs"),
     // Replication from outside the cluster.
     leave(DATADIR, Is(&["master.info", "multi-master.info"]), REPLICA),

@@ -58,6 +58,9 @@ impl Layout {
         let aria = layout.special("aria_log_dir_path", variables.aria_log_dir_path.as_deref(), Roles::ARIA)?;
         layout.outside(RootKind::AriaLog, "aria-log", aria);
         layout.binary_logs(variables)?;
+        let galera = canonical(&datadir.join(variables.wsrep_data_home_dir.as_deref().unwrap_or(&datadir)));
+        let place = layout.place(&galera);
+        place.roles = place.roles.and(Roles::GALERA);
         layout.relay_logs(variables);
         layout.server_files(variables);
         Ok(layout)

@@ -37,6 +37,8 @@ impl Roles {
     pub const UNFROZEN: Self = Self(1 << 11);
     /// Everything in it is the server's; elsewhere only what is recognised.
     pub const WHOLE: Self = Self(1 << 12);
+    /// `wsrep_data_home_dir`.
+    pub const GALERA: Self = Self(1 << 13);
     /// Any directory.
     pub const ANY: Self = Self(u16::MAX);
 

@@ -48,3 +48,11 @@ pub struct ServerVariables {
     /// `wsrep_node_name`; the host name by default.
     pub wsrep_node_name: Option<String>,
 }
+
+impl ServerVariables {
+    /// Where Galera keeps `grastate.dat`.
+    pub fn grastate_directory(&self) -> PathBuf {
+        // An absolute path takes the place of what it is joined to.
+        self.wsrep_data_home_dir.as_ref().map_or_else(|| self.datadir.clone(), |home| self.datadir.join(home))
+    }
+}

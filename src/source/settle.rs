@@ -2,14 +2,16 @@
 //!
 //! # Why that is a proof
 //!
-//! A pass first takes the fingerprint of every file (the survey), then copies those whose fingerprint is not the one
-//! under which they were last copied. Let the survey of pass *k* find nothing to copy. A file was fingerprinted in some
-//! pass before *k*, copied after that, and has the same fingerprint in survey *k*: from the one look to the other it did
-//! not change (it was not young, see [`super::fingerprint`]), so the copy is what it held all that time. All these times
-//! contain the time between survey *k − 1* and survey *k*: at every instant there, all files held what was copied. No
-//! file came or went in between either: it would be new or missing in survey *k*, or its directory's stamp would differ.
-//! (The top of a root is not compared, only what is in it: the server makes and removes marker files there all the
-//! time. No table lives there.)
+//! A pass first takes the fingerprint of every file (the survey), waits until the last changes are old enough to be told
+//! from new ones, then copies those files whose fingerprint is not the one under which they were last copied. Let the
+//! survey of pass *k* find nothing to copy. A file that was fingerprinted and then copied in an earlier pass has the same
+//! fingerprint in survey *k*. A change after the copy began would have stamped it differently, because it was not young
+//! then (see [`super::fingerprint`]); so the file did not change from that moment until survey *k*, and the copy is what
+//! it held all that time. All these times contain the end of the copying in pass *k − 1*: at that instant all files held
+//! what was copied. No file came or went between the surveys either: it would be new or missing in survey *k*, or its
+//! directory would be stamped differently. A directory is "copied" by being listed, hence its youth counts from the
+//! survey. (The top of a root is not compared, only what is in it: the server makes and removes marker files there all
+//! the time. No table lives there.)
 //!
 //! # The one exception: a redo log that only grew
 //!

@@ -70,7 +70,7 @@ fn a_fifo_in_the_datadir_is_named() {
 fn a_file_that_cannot_be_read_is_named() {
     let datadir = tree::small();
     let donor = Donor::new().datadir_at(datadir.path()).bound_by_modes();
-    std::fs::set_permissions(datadir.path().join("shop/orders.ibd"), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(datadir.path().join("shop/orders.ibd"), PermissionsExt::from_mode(0o000)).unwrap();
     let outcome = donor.run_to_any_end(answer::flushed(GTID)).fails(Errno::EACCES);
     outcome.says("shop/orders.ibd").published(0);
 }

@@ -35,7 +35,7 @@ fn a_signal_while_the_files_are_copied_ends_the_run() {
 fn a_signal_after_the_window_leaves_a_whole_backup_or_none() {
     for signal in SIGNALS {
         let donor = Donor::new().on("flush tables", answer::flushed(GTID)).on("continue", answer::signal(signal));
-        donor.run().is_whole_or_nothing();
+        donor.run().leaves_all_or_nothing();
     }
 }
 

@@ -6,6 +6,8 @@ mod arguments;
 mod destination;
 mod dialogue;
 mod interruption;
+mod operator;
 mod outcome;
 mod server;
+mod small_disk;
 mod tree;

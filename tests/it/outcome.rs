@@ -92,7 +92,7 @@ impl Outcome {
 
     /// `done` was said if and only if there is a backup, and nothing else is there.
     #[track_caller]
-    pub fn is_whole_or_nothing(self) -> Self {
+    pub fn leaves_all_or_nothing(self) -> Self {
         let done = self.wire.iter().any(|line| line.starts_with("done "));
         assert_eq!(self.count_published(), usize::from(done), "{:?}\n{}", self.wire, self.stderr);
         assert_eq!(self.status.success(), done, "{}", self.stderr);

@@ -15,14 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount, umount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::outcome::Outcome;
+use crate::small_disk::SmallDisk;
 use crate::tree;
 
 /// Where the cluster stands when the backup is asked for.
@@ -339,32 +338,6 @@ impl Stage {
         let open = fs::read_dir(format!("/proc/{}/fd", self.running_program()));
         let here = |path: &PathBuf| fs::read_link(path).is_ok_and(|target| target.starts_with(&self.repository));
         open.into_iter().flatten().flatten().map(|entry| entry.path()).filter(here).collect()
-    }
-}
-
-/// A file system of its own, which only the thread that mounted it sees.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: usize) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        unshare(CloneFlags::CLONE_NEWNS).expect("a small disk can be mounted (by root)");
-        let nothing = None::<&str>;
-        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
-        let size = format!("size={bytes}");
-        mount(Some("none"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Otherwise it goes away with the thread.
-        let _ = umount(self.0.path());
     }
 }
 

@@ -1,5 +1,8 @@
 //! What the parts of the archive do together; each file is one subject.
 
+mod damage;
+mod failure;
+mod hostile;
 mod round_trip;
 
 use std::collections::BTreeMap;
@@ -11,10 +14,13 @@ use std::sync::{Arc, Mutex};
 use super::codec::Codec;
 use super::decode::{PieceSink, restore};
 use super::encode::{EncodeOptions, Encoder, EntryId, Finished, ManifestHead, Meta};
-use super::manifest::{EntryKind, FileClass, Manifest, Root, RootKind, RootName};
+use super::label::{Label, Source, Stored};
+use super::manifest::{EntryKind, FORMAT_VERSION, FileClass, Manifest, Root, RootKind, RootName};
 use super::progress::Progress;
 use super::read_at::ReadAt;
+use super::verify::{Report, verify};
 use crate::cancel::Cancel;
+use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
 
@@ -72,7 +78,7 @@ fn in_root_1(meta: Meta) -> Meta {
 }
 
 fn head() -> ManifestHead {
-    let root = |name, kind, path: &str| Root { name: root_name(name), kind, path: path.into(), link: None };
+    let root = |name, kind, path: &str| Root::new(root_name(name), kind, path);
     ManifestHead {
         id: "20261122T100946Z-node2-7f3a".parse().unwrap(),
         gtid: "6d3f9a04-1234-11ef-8000-0242ac120002:17".parse().unwrap(),
@@ -108,36 +114,74 @@ fn encode(tree: &Tree, codec: Codec, workers: usize) -> Finished<Vec<u8>> {
     encoder.finish(head()).unwrap()
 }
 
-/// Puts restored bytes together; two writes to one place are a failure.
-struct Collect(Mutex<BTreeMap<usize, Vec<Option<u8>>>>);
+/// Puts restored bytes together, and counts them.
+#[derive(Default)]
+struct Collect(Mutex<BTreeMap<usize, (Vec<u8>, usize)>>);
 
 impl PieceSink for Collect {
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut files = self.0.lock().unwrap();
-        let file = files.entry(file).or_default();
-        let begin = offset as usize;
-        if file.len() < begin + bytes.len() {
-            file.resize(begin + bytes.len(), None);
+        let (file, count) = files.entry(file).or_default();
+        let (begin, end) = (offset as usize, offset as usize + bytes.len());
+        if file.len() < end {
+            file.resize(end, 0);
         }
-        for (to, from) in file[begin..].iter_mut().zip(bytes) {
-            assert!(to.replace(*from).is_none(), "a byte came twice");
-        }
+        file[begin..end].copy_from_slice(bytes);
+        *count += bytes.len();
         Ok(())
     }
 }
 
 fn restore_tree(source: &dyn ReadAt, manifest: &Manifest, workers: usize) -> Result<Tree> {
-    let sink = Collect(Mutex::default());
+    let sink = Collect::default();
     restore(source, manifest, &|_| true, &sink, count(workers), &Cancel::default(), &Progress::default())?;
     let mut files = sink.0.into_inner().unwrap();
     let mut tree = Tree::new();
     for (index, entry) in manifest.files.iter().enumerate() {
-        let contents = files.remove(&index).unwrap_or_default().into_iter().collect::<Option<Vec<u8>>>().unwrap();
-        assert_eq!(contents.len() as u64, entry.size);
+        let (contents, count) = files.remove(&index).unwrap_or_default();
+        assert_eq!((contents.len(), count as u64), (count, entry.size), "every byte comes exactly once");
         let contents = (entry.kind == EntryKind::File).then_some(contents);
         tree.insert(manifest.member_path(entry).unwrap(), contents);
     }
     Ok(tree)
+}
+
+fn label(finished: &Finished<Vec<u8>>) -> Label {
+    let manifest = finished.manifest.to_stored().unwrap();
+    let stored = |name: &str, bytes: &[u8]| Stored {
+        name: name.to_owned(),
+        bytes: bytes.len() as u64,
+        sha256: Digest::of(bytes),
+    };
+    Label {
+        format_version: FORMAT_VERSION,
+        id: finished.manifest.id.clone(),
+        gtid: finished.manifest.gtid,
+        gtid_domain: Some(0),
+        cluster: "lab".to_owned(),
+        node: "node2".to_owned(),
+        server_version: None,
+        program_version: "0.1.0".to_owned(),
+        binlog: None,
+        started: jiff::Timestamp::UNIX_EPOCH,
+        finished: jiff::Timestamp::UNIX_EPOCH,
+        frozen_ms: 1,
+        flush_ms: 2,
+        source: Source::Locked,
+        settle_passes: 1,
+        files: finished.manifest.files.len() as u64,
+        raw_bytes: finished.manifest.raw_bytes(),
+        copied_again_bytes: 0,
+        codec: finished.manifest.codec,
+        archive: stored(finished.manifest.codec.archive_name(), &finished.sink),
+        manifest: stored("manifest.json.zst", &manifest),
+        request: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn verified(source: &dyn ReadAt, manifest: &Manifest, label: &Label) -> Result<Report> {
+    verify(source, manifest, label, count(2), &Cancel::default(), &Progress::default())
 }
 
 /// Bytes that compress about two to one and differ everywhere.

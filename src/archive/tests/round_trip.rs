@@ -9,7 +9,6 @@ use proptest::prelude::*;
 
 use super::super::codec::FRAME_BYTES;
 use super::*;
-use crate::digest::Digest;
 
 /// Names that trip up careless programs.
 const WEIRD_NAMES: [&[u8]; 9] = [
@@ -57,7 +56,8 @@ fn every_size_and_name_comes_back_with_every_codec() {
         let finished = encode(&tree, codec, 3);
         assert_eq!(finished.stored_bytes, finished.sink.len() as u64);
         assert_eq!(finished.sha256, Digest::of(&finished.sink));
-        assert_eq!(restore_tree(&finished.sink, &finished.manifest, 3).unwrap(), tree);
+        assert!(restore_tree(&finished.sink, &finished.manifest, 3).unwrap() == tree);
+        assert_eq!(verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages, []);
         let stored = finished.manifest.to_stored().unwrap();
         assert_eq!(Manifest::from_stored(&stored).unwrap(), finished.manifest);
     }
@@ -100,7 +100,8 @@ proptest! {
     ) {
         let tree: Tree = files.into_iter().map(|(name, (seed, len))| (name, Some(contents(seed, len)))).collect();
         let finished = encode(&tree, codec, workers);
-        prop_assert_eq!(restore_tree(&finished.sink, &finished.manifest, workers).unwrap(), tree);
+        prop_assert!(restore_tree(&finished.sink, &finished.manifest, workers).unwrap() == tree);
+        prop_assert_eq!(verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages, []);
     }
 }
 
@@ -199,6 +200,7 @@ fn the_later_member_of_a_name_wins_in_the_manifest_and_in_tar() {
     add_file(&mut encoder, meta(b"a", 0), b"another");
     encoder.forget(gone);
     let finished = encoder.finish(head()).unwrap();
+    assert_eq!(verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages, []);
     let tree = restore_tree(&finished.sink, &finished.manifest, 1).unwrap();
     assert_eq!(tree, Tree::from([(b"a".to_vec(), Some(b"another".to_vec()))]));
     let excluded = &finished.manifest.excluded;
@@ -235,7 +237,7 @@ fn only_wanted_files_are_written() {
     let tree = rich_tree();
     let finished = encode(&tree, Codec::Zstd(1), 2);
     let index = finished.manifest.files.iter().position(|entry| entry.path.as_bytes() == b"size-4194305").unwrap();
-    let sink = Collect(Mutex::default());
+    let sink = Collect::default();
     let progress = Progress::default();
     let wanted = |file| file == index;
     restore(&finished.sink, &finished.manifest, &wanted, &sink, count(2), &Cancel::default(), &progress).unwrap();

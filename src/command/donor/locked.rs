@@ -4,27 +4,16 @@ use std::collections::HashMap;
 use std::io;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::archive::encode::{Encoder, EntryId, Meta};
 use crate::archive::manifest::{EntryKind, FileClass, RootName};
-use crate::cancel::Cancel;
-use crate::datadir::Datadir;
 use crate::datadir::inventory::{Found, Inventory, Key};
+use crate::datadir::survey::Datadir;
 use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
 use crate::relpath::RelPath;
-use crate::source::fingerprint::Stamp;
-use crate::source::settle::{Copied, Files, Held, Settled};
+use crate::source::settle::{Copied, Held, Settled};
 use crate::wsrep::grastate;
-
-/// The donor's files as settling sees them.
-pub(super) struct Server<'a> {
-    /// The server's directories.
-    pub(super) datadir: &'a Datadir,
-    /// Hears a signal between two looks.
-    pub(super) cancel: &'a Cancel,
-}
 
 /// Copies that are members of an archive.
 pub(super) struct Members<'a, W: Write + Send + 'static> {
@@ -33,20 +22,6 @@ pub(super) struct Members<'a, W: Write + Send + 'static> {
     roots: Vec<RootName>,
     entries: HashMap<Key, EntryId>,
     keys: HashMap<EntryId, Key>,
-}
-
-impl Files for Server<'_> {
-    fn survey(&mut self) -> Result<Inventory> {
-        self.datadir.survey(self.cancel)
-    }
-
-    fn now(&self) -> Stamp {
-        Stamp::now()
-    }
-
-    fn wait(&mut self, time: Duration) -> Result<()> {
-        self.cancel.sleep(time)
-    }
 }
 
 impl<'a, W: Write + Send + 'static> Members<'a, W> {
@@ -114,7 +89,7 @@ impl<W: Write + Send + 'static> Held for Members<'_, W> {
             match self.datadir.open_file(found) {
                 Ok(file) => self.encoder.add_file(meta, Arc::new(file), 0)?,
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Copied::Vanished),
-                Err(cause) => return Err(Error::io("open", self.datadir.path_of(found), cause)),
+                Err(cause) => return Err(Error::io("open", self.datadir.full_path(found), cause)),
             }
         };
         if let Some(outdated) = self.entries.insert(found.key(), entry) {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use self::before::Prepared;
 use self::label::{Origin, Times};
-use self::locked::{Members, Server};
+use self::locked::Members;
 use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
@@ -24,6 +24,7 @@ use crate::cancel::Cancel;
 use crate::config::Environment;
 use crate::error::Result;
 use crate::monitor::Ticker;
+use crate::source::live::Live;
 use crate::source::settle::{Rules, Settled, settle};
 use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
@@ -58,7 +59,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
     report::prepared(&id, &prepared);
 
-    let answers = Answers::new(&prepared.variables.datadir, &datadir.grastate_directory(), request.gtid);
+    let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
     let asked = Instant::now();
     let session = session.freeze(&answers, config.flush_timeout, &cancel)?;
     let opened = Instant::now();
@@ -98,8 +99,8 @@ fn copy<W: Write + Send + 'static>(
     cancel: &Cancel,
 ) -> Result<(Session<Released>, Settled)> {
     session.total(prepared.inventory.total_bytes())?;
-    let mut server = Server { datadir: &prepared.datadir, cancel };
-    let settled = settle(&mut server, members, &Rules::locked(), cancel)?;
+    let mut live = Live::new(&prepared.datadir, cancel);
+    let settled = settle(&mut live, members, &Rules::locked(), cancel)?;
     session.complete(settled.inventory.total_bytes())?;
     report::agreement(session.recheck()?);
     cancel.check()?;

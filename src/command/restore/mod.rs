@@ -3,6 +3,7 @@
 pub mod owner;
 pub mod plan;
 pub mod site;
+pub mod stage;
 pub mod tree;
 
 mod finish;
@@ -22,8 +23,9 @@ use crate::archive::decode::{self, PieceSink};
 use crate::archive::label::Label;
 use crate::archive::manifest::Manifest;
 use crate::archive::progress::Progress;
+use crate::archive::read_at::{FileAt, ReadAt};
 use crate::cli::RestoreArgs;
-use crate::error::Result;
+use crate::error::{Class, Error, Result};
 use crate::monitor::bar::Bar;
 
 /// Restores one backup. On any error the targets are as they were.
@@ -39,6 +41,7 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     let plan = Plan::new(&manifest, &wish)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
     let archive = context.repository.open_archive(&label)?;
+    check_length(&label, &archive)?;
 
     let stages = Stages::prepare(&manifest, &plan, context.repository.path())?;
     announce(&label, &owners, output)?;
@@ -49,6 +52,16 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     stages.sync()?;
     let targets = stages.publish(&manifest, &owners)?;
     finish::report(&label, &manifest, &plan, wish.purpose, &targets, context, output)
+}
+
+/// A frame that nobody needs may be missing or stand after the end: that is damage all the same.
+fn check_length(label: &Label, archive: &FileAt) -> Result<()> {
+    let (found, promised) = (archive.len(), label.archive.bytes);
+    if found == promised {
+        return Ok(());
+    }
+    let text = format!("the archive of {} has {found} bytes: its label promises {promised}", label.id);
+    Err(Error::new(Class::Damage, text).hint("`verify` lists all damage of this backup"))
 }
 
 fn purpose(args: &RestoreArgs) -> Purpose {
@@ -73,7 +86,7 @@ fn fill(
     context: &Context<'_>,
     output: &Output,
     manifest: &Manifest,
-    archive: &crate::archive::read_at::FileAt,
+    archive: &FileAt,
 ) -> Result<()> {
     let mut wanted = vec![false; manifest.files.len()];
     let progress = Arc::new(Progress::default());

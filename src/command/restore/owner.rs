@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid};
 
-use crate::archive::manifest::{Entry, Manifest};
+use crate::archive::manifest::{Entry, Manifest, Owner};
 use crate::error::{Class, Error, Result};
 
 /// The owner of each file.
@@ -38,13 +38,21 @@ impl Owners {
 
     /// The numbers of `entry`'s owner and group, or none if they are the caller's anyway.
     pub fn of(&self, entry: &Entry) -> Option<(u32, u32)> {
+        self.numbers((&entry.user, entry.uid), (&entry.group, entry.gid))
+    }
+
+    /// The same for a root's own directory.
+    pub fn of_root(&self, owner: &Owner) -> Option<(u32, u32)> {
+        self.numbers((&owner.user, owner.uid), (&owner.group, owner.gid))
+    }
+
+    fn numbers(&self, (user, uid): (&str, u32), (group, gid): (&str, u32)) -> Option<(u32, u32)> {
         match self {
             Owners::Caller => None,
             Owners::Fixed(uid, gid) => Some((*uid, *gid)),
-            Owners::Donor { users, groups } => Some((
-                users.get(&entry.user).copied().unwrap_or(entry.uid),
-                groups.get(&entry.group).copied().unwrap_or(entry.gid),
-            )),
+            Owners::Donor { users, groups } => {
+                Some((users.get(user).copied().unwrap_or(uid), groups.get(group).copied().unwrap_or(gid)))
+            }
         }
     }
 
@@ -76,19 +84,22 @@ impl Owners {
         Ok(Owners::Fixed(uid, gid))
     }
 
-    fn donor(manifest: &Manifest) -> Result<Self> {
+    fn donor<'a>(manifest: &'a Manifest) -> Result<Self> {
         let (mut users, mut groups) = (HashMap::new(), HashMap::new());
         let (mut no_users, mut no_groups) = (Vec::new(), Vec::new());
-        for entry in &manifest.files {
-            if !entry.user.is_empty() && !users.contains_key(&entry.user) {
-                let found = find_user(&entry.user)?;
-                found.is_none().then(|| no_users.push(entry.user.clone()));
-                users.insert(entry.user.clone(), found.map_or(entry.uid, |user| user.uid.as_raw()));
+        let of_entry = |entry: &'a Entry| ((&*entry.user, entry.uid), (&*entry.group, entry.gid));
+        let of_root = |owner: &'a Owner| ((&*owner.user, owner.uid), (&*owner.group, owner.gid));
+        let roots = manifest.roots.iter().filter_map(|root| root.owner.as_ref()).map(of_root);
+        for ((user, uid), (group, gid)) in manifest.files.iter().map(of_entry).chain(roots) {
+            if !user.is_empty() && !users.contains_key(user) {
+                let found = find_user(user)?;
+                found.is_none().then(|| no_users.push(user.to_owned()));
+                users.insert(user.to_owned(), found.map_or(uid, |user| user.uid.as_raw()));
             }
-            if !entry.group.is_empty() && !groups.contains_key(&entry.group) {
-                let found = find_group(&entry.group)?;
-                found.is_none().then(|| no_groups.push(entry.group.clone()));
-                groups.insert(entry.group.clone(), found.unwrap_or(entry.gid));
+            if !group.is_empty() && !groups.contains_key(group) {
+                let found = find_group(group)?;
+                found.is_none().then(|| no_groups.push(group.to_owned()));
+                groups.insert(group.to_owned(), found.unwrap_or(gid));
             }
         }
         if !no_users.is_empty() {

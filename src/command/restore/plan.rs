@@ -1,12 +1,12 @@
 //! What a restore will write and where, decided from the manifest before anything is written.
 
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::archive::manifest::{Entry, EntryKind, FileClass, Manifest, Root, RootKind};
+use crate::archive::manifest::{Entry, EntryKind, FileClass, Manifest, Referrer, ReferrerKind, Root, RootKind};
 use crate::cli::RootMapping;
 use crate::error::{Class, Error, Result};
 use crate::relpath::{RelPath, escape};
-use std::os::unix::ffi::OsStrExt;
 
 /// The deepest path that is restored: no server nests its files like that, and taking back must be able to follow.
 const DEEPEST: usize = 48;
@@ -71,8 +71,7 @@ impl Plan {
         let targets = targets(manifest, wish)?;
         let own = own_files(manifest, wish, &targets)?;
         let replaced = |entry: &Entry| {
-            let galera = entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes();
-            galera || own.iter().any(|file| file.root == entry.root && file.path == entry.path)
+            is_grastate(entry) || own.iter().any(|file| file.root == entry.root && file.path == entry.path)
         };
         let mut chosen = Vec::with_capacity(manifest.files.len());
         for (index, entry) in manifest.files.iter().enumerate() {
@@ -103,9 +102,14 @@ fn is_binlog(manifest: &Manifest, entry: &Entry) -> bool {
     entry.class == FileClass::Binlog || of_binlog_root || is_binlog_index(entry)
 }
 
-/// The list of binary logs is the one generated file that is called so.
+/// The list of binary logs is what a backup generates besides Galera's state; its name is the donor's choice.
 fn is_binlog_index(entry: &Entry) -> bool {
-    entry.class == FileClass::Generated && entry.path.file_name().as_bytes().ends_with(b".index")
+    let other = is_grastate(entry) || entry.path.as_bytes().ends_with(b".isl");
+    entry.class == FileClass::Generated && entry.kind == EntryKind::File && !other
+}
+
+fn is_grastate(entry: &Entry) -> bool {
+    entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes()
 }
 
 fn targets(manifest: &Manifest, wish: &Wish<'_>) -> Result<Vec<Option<PathBuf>>> {
@@ -183,8 +187,7 @@ pub fn representative(manifest: &Manifest, root: u32) -> Option<usize> {
 fn own_files(manifest: &Manifest, wish: &Wish<'_>, targets: &[Option<PathBuf>]) -> Result<Vec<OwnFile>> {
     let mut own = Vec::new();
     if wish.purpose != Purpose::Standalone {
-        let stored =
-            manifest.files.iter().position(|entry| entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes());
+        let stored = manifest.files.iter().position(is_grastate);
         let nothing = || Error::new(Class::Damage, "the manifest names no file of the datadir");
         let like = stored.or_else(|| representative(manifest, 0)).ok_or_else(nothing)?;
         let bytes = grastate(manifest, wish.purpose).into_bytes();
@@ -193,6 +196,7 @@ fn own_files(manifest: &Manifest, wish: &Wish<'_>, targets: &[Option<PathBuf>]) 
     if !wish.without_binlogs {
         own.extend(binlog_indices(manifest, targets));
     }
+    own.extend(isl_files(manifest, targets));
     Ok(own)
 }
 
@@ -203,19 +207,21 @@ fn grastate(manifest: &Manifest, purpose: Purpose) -> String {
     format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: {safe}\n")
 }
 
-/// The lists of binary logs, where these have a directory of their own: they hold the paths as they will be.
+/// The lists of binary logs, with the paths as they will be: the server may have written them absolute.
 fn binlog_indices(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFile> {
-    if !manifest.roots.iter().any(|root| root.kind == RootKind::Binlog) {
-        return Vec::new();
-    }
-    let mut logs: Vec<&Entry> = manifest.files.iter().filter(|entry| entry.class == FileClass::Binlog).collect();
+    // `BASE.000042`, and not its GTID index `BASE.000042.idx`.
+    let is_log = |entry: &&Entry| {
+        let suffix = entry.path.as_path().extension().map(OsStrExt::as_bytes);
+        entry.class == FileClass::Binlog && suffix.is_some_and(|suffix| suffix.iter().all(u8::is_ascii_digit))
+    };
+    let mut logs: Vec<&Entry> = manifest.files.iter().filter(is_log).collect();
     // After 999999 comes 1000000.
     logs.sort_by_key(|entry| (entry.path.as_bytes().len(), entry.path.as_bytes()));
     let mut bytes = Vec::new();
     for log in logs {
         match targets.get(log.root as usize).and_then(Option::as_ref) {
             Some(target) if log.root != 0 => {
-                bytes.extend_from_slice(target.join(log.path.as_path()).as_os_str().as_bytes())
+                bytes.extend_from_slice(target.join(log.path.as_path()).as_os_str().as_bytes());
             }
             _ => bytes.extend([b"./".as_slice(), log.path.as_bytes()].concat()),
         }
@@ -231,8 +237,36 @@ fn binlog_indices(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFi
     indices.map(own).collect()
 }
 
-/// The symbolic links of databases that lie elsewhere.
-fn links(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<(u32, RelPath, PathBuf)> {
+/// The names on the donor that stood for files in other roots, each with the path that its file will have.
+fn referrers<'a>(
+    manifest: &'a Manifest,
+    targets: &'a [Option<PathBuf>],
+) -> impl Iterator<Item = (&'a Referrer, PathBuf)> {
+    let is_here = |root: u32| targets.get(root as usize).is_some_and(Option::is_some);
     let roots = manifest.roots.iter().zip(targets);
-    roots.filter_map(|(root, target)| Some((0, root.link.clone()?, target.clone()?))).collect()
+    let of_root = move |(root, target): (&'a Root, &'a Option<PathBuf>)| {
+        let target = target.as_ref();
+        let found = root.referrers.iter().filter(move |referrer| is_here(referrer.root));
+        found.filter_map(move |referrer| Some((referrer, target?.join(referrer.target.as_path()))))
+    };
+    roots.flat_map(of_root)
+}
+
+/// The text files in which InnoDB keeps the paths of tablespaces that lie elsewhere.
+fn isl_files(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFile> {
+    let isl = |(referrer, to): (&Referrer, PathBuf)| {
+        let is_it = |entry: &Entry| entry.root == referrer.root && entry.path == referrer.path;
+        let like = manifest.files.iter().position(is_it).or_else(|| representative(manifest, referrer.root))?;
+        let bytes = to.into_os_string().into_vec();
+        Some(OwnFile { root: referrer.root, path: referrer.path.clone(), bytes, like })
+    };
+    referrers(manifest, targets).filter(|(referrer, _)| referrer.kind == ReferrerKind::Isl).filter_map(isl).collect()
+}
+
+/// The symbolic links of databases and files that lie elsewhere.
+fn links(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<(u32, RelPath, PathBuf)> {
+    let databases = manifest.roots.iter().zip(targets);
+    let databases = databases.filter_map(|(root, target)| Some((0, root.link.clone()?, target.clone()?)));
+    let files = referrers(manifest, targets).filter(|(referrer, _)| referrer.kind == ReferrerKind::Symlink);
+    databases.chain(files.map(|(referrer, to)| (referrer.root, referrer.path.clone(), to))).collect()
 }

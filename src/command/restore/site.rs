@@ -12,48 +12,31 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::stage::{How, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
-use crate::error::{Class, Error, Result, one_line};
+use crate::error::{Class, Error, Result};
 
 /// What lies under a guarded name. Not a multiple of any page size, and no control file.
 const GUARD: &[u8] = b"wsrep_sst_backup restore is filling this directory: it is not a data directory yet.\n";
 
 /// Aria's control file: Aria starts before InnoDB and would make a new one.
-const ARIA_CONTROL: &str = "aria_log_control";
+pub(super) const ARIA_CONTROL: &str = "aria_log_control";
+
+/// What mkfs makes at the top of a file system; it stays as it is.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
 
 /// A target that was examined; nothing is written yet.
 #[derive(Debug)]
 pub struct Site {
-    path: PathBuf,
-    parent: Dir,
-    name: OsString,
+    pub(super) path: PathBuf,
+    pub(super) parent: Dir,
+    pub(super) name: OsString,
     /// The target itself, if it exists: an empty directory.
-    found: Option<Dir>,
-    /// The target cannot be replaced by a rename.
-    mount_point: bool,
+    pub(super) found: Option<Dir>,
+    /// The target is a mount point, which no rename can replace.
+    fixed: bool,
 }
-
-/// A target that is being filled. Dropping it takes everything back, unless it was kept.
-#[derive(Debug)]
-pub struct Stage {
-    site: Site,
-    dir: Option<Dir>,
-    how: How,
-    kept: bool,
-    _lock: DirLock,
-}
-
-#[derive(Debug)]
-enum How {
-    /// Under this name beside the target.
-    Beside { staged: OsString, published: bool },
-    /// Inside the target; `guard` is the name that comes last, if a server must be kept away.
-    Inside { target: Dir, made: bool, guard: Option<OsString> },
-}
-
-/// Owner (where it is set) and mode of a target.
-pub type Access = (Option<(u32, u32)>, u32);
 
 impl Site {
     /// Looks at `path`, which must be absent or an empty directory; a link to one is followed, once.
@@ -68,11 +51,11 @@ impl Site {
             Some(found) if dir::is_dir(&found) => Some(parent.open_dir(name)?),
             Some(_) => return Err(Error::new(Class::Refused, format!("the target {path:?} is not a directory"))),
         };
-        let mount_point = match &found {
-            Some(found) => found.mount_id()? != parent.mount_id()?,
+        let fixed = match &found {
+            Some(found) => found.mount_id()? != parent.mount_id()? || found.stat(LOST_AND_FOUND)?.is_some(),
             None => false,
         };
-        let site = Self { name: name.to_owned(), path, parent, found, mount_point };
+        let site = Self { name: name.to_owned(), path, parent, found, fixed };
         site.check_empty()?;
         Ok(site)
     }
@@ -80,11 +63,6 @@ impl Site {
     /// The target, without links.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether the target cannot be replaced by a rename.
-    pub fn is_mount_point(&self) -> bool {
-        self.mount_point
     }
 
     /// The permission bits of the target as it is, if it exists.
@@ -104,7 +82,7 @@ impl Site {
         let names = found.names()?;
         // What a run that died before it moved anything left is taken over.
         let ours = names.iter().any(|name| name == inner_name().as_str());
-        let is_left = |name: &OsString| Ok(name == inner_name().as_str() || is_guard(found, name)?);
+        let is_left = |name: &OsString| Ok(is_known(name) || is_guard(found, name)?);
         let foreign: Vec<&OsString> = names
             .iter()
             .filter_map(|name| match is_left(name) {
@@ -125,30 +103,25 @@ impl Site {
     /// Makes the hidden directory to write into. With `guard` it is inside the target, and the server is kept away by a
     /// guard of that name; without it the target decides.
     pub fn stage(self, guard: Option<&OsStr>) -> Result<Stage> {
-        if guard.is_none() && !self.mount_point {
-            match self.beside() {
-                Ok((dir, staged, lock)) => {
-                    let how = How::Beside { staged, published: false };
-                    return Ok(Stage { site: self, dir: Some(dir), how, kept: false, _lock: lock });
-                }
-                Err(error) if self.found.is_some() && is_denied(&error) => {}
-                Err(error) if is_denied(&error) => {
-                    return Err(error.hint(format!("make {:?} yourself, empty and writable", self.path)));
-                }
-                Err(error) => return Err(error),
-            }
+        if guard.is_none() && !self.must_be_inside()? {
+            let (dir, staged, lock) = self.beside()?;
+            let how = How::Beside { staged, published: false };
+            return Ok(Stage { site: self, dir: Some(dir), how, kept: false, lock: Some(lock) });
         }
         self.inside(guard)
     }
 
     /// Whether [`Site::stage`] without a guard would write inside the target.
     pub fn must_be_inside(&self) -> Result<bool> {
-        if self.mount_point {
+        if self.fixed {
             return Ok(true);
         }
         match self.beside() {
             Ok((_, staged, _)) => self.parent.remove_dir(&staged).map(|()| false),
             Err(error) if is_denied(&error) && self.found.is_some() => Ok(true),
+            Err(error) if is_denied(&error) => {
+                Err(error.hint(format!("make {:?} yourself, empty and writable", self.path)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -164,177 +137,48 @@ impl Site {
         }
         prefix.push(format!("{:08x}", random()));
         let dir = self.parent.create_dir(&prefix)?;
-        let lock = locked(&dir)?;
-        Ok((dir, prefix, lock))
+        match locked(&dir) {
+            Ok(lock) => Ok((dir, prefix, lock)),
+            Err(error) => {
+                self.parent.remove_dir(&prefix)?;
+                Err(error)
+            }
+        }
     }
 
     fn inside(self, guard: Option<&OsStr>) -> Result<Stage> {
         let (target, made) = match &self.found {
-            Some(found) => (found.try_clone()?, false),
+            Some(found) => {
+                // An error here must not take back what belongs to another restore that is alive.
+                remove_if_dead(found, OsStr::new(&inner_name()))?;
+                (found.try_clone()?, false)
+            }
             None => (self.parent.create_dir(&self.name)?, true),
         };
-        remove_if_dead(&target, OsStr::new(&inner_name()))?;
+        let guard = guard.map(OsStr::to_owned);
+        // From here on dropping the stage takes back what was made.
+        let how = How::Inside { target: target.try_clone()?, made, guard: guard.clone() };
+        let mut stage = Stage { site: self, dir: None, how, kept: false, lock: None };
+        let dir = target.create_dir(inner_name())?;
+        stage.lock = Some(locked(&dir)?);
         if let Some(guard) = guard {
-            for name in [guard, OsStr::new(ARIA_CONTROL)] {
-                target.remove_file(name)?;
-                let mut file = target.create_file(name)?;
-                let path = target.path().join(name);
-                dir::write_file(&mut file, &path, GUARD)?;
-                dir::set_mode(&file, &path, 0o644)?;
-            }
+            write_guard(&dir, &target, &guard)?;
+            write_guard(&dir, &target, OsStr::new(ARIA_CONTROL))?;
             target.sync()?;
         }
-        let dir = target.create_dir(inner_name())?;
-        let lock = locked(&dir)?;
-        let how = How::Inside { target, made, guard: guard.map(OsStr::to_owned) };
-        Ok(Stage { site: self, dir: Some(dir), how, kept: false, _lock: lock })
+        stage.dir = Some(dir);
+        Ok(stage)
     }
 }
 
-impl Stage {
-    /// The directory to write into.
-    pub fn dir(&self) -> Result<Dir> {
-        self.staged()?.try_clone()
-    }
-
-    /// The target, without links.
-    pub fn path(&self) -> &Path {
-        self.site.path()
-    }
-
-    fn staged(&self) -> Result<&Dir> {
-        self.dir.as_ref().ok_or_else(|| Error::new(Class::Refused, format!("{:?} is published", self.site.path)))
-    }
-
-    /// Puts everything under the target's name; where a guard is, it stays.
-    pub fn publish(&mut self, access: Access) -> Result<()> {
-        let dir = self.staged()?.try_clone()?;
-        let Site { parent, name, found, .. } = &self.site;
-        match &mut self.how {
-            How::Beside { staged, published } => {
-                give_access(&dir, access)?;
-                dir.sync()?;
-                let renamed = match found {
-                    Some(_) => parent.replace(&*staged, parent, name),
-                    None => parent.publish(&*staged, parent, name),
-                };
-                renamed.map_err(|error| taken(error, &self.site.path))?;
-                *published = true;
-                parent.sync()
-            }
-            How::Inside { target, guard, .. } => {
-                move_up(&dir, target, guard.as_deref())?;
-                give_access(target, access)?;
-                target.sync()
-            }
-        }
-    }
-
-    /// Puts the last file into the place of its guard, if there is one: from now on a server can start here.
-    pub fn release(&mut self) -> Result<()> {
-        let How::Inside { target, guard, .. } = &self.how else { return Ok(()) };
-        let staged = self.staged()?;
-        if let Some(guard) = guard {
-            match staged.stat(guard)? {
-                Some(_) => staged.replace(guard, target, guard)?,
-                None => target.remove_file(guard)?,
-            }
-        }
-        target.remove_dir(inner_name())?;
-        target.sync()
-    }
-
-    /// What was written stays.
-    pub fn keep(mut self) {
-        self.kept = true;
-    }
-
-    fn take_back(&mut self) -> Result<()> {
-        // Its descriptor would not hinder the removal, but nothing may be written any more.
-        self.dir = None;
-        let Site { parent, name, found, .. } = &self.site;
-        match &self.how {
-            How::Beside { staged, published: false } => parent.remove_tree(staged),
-            How::Beside { staged, published: true } => {
-                parent.publish(name, parent, staged)?;
-                if let Some(mode) = found.as_ref().map(Dir::stat_self).transpose()? {
-                    parent.create_dir(name)?.set_mode(mode.st_mode & 0o7777)?;
-                }
-                parent.remove_tree(staged)
-            }
-            How::Inside { target, made, guard } => {
-                // The guards go last.
-                let guards = |name: &OsString| guard.as_ref() == Some(name) || name == ARIA_CONTROL;
-                let (last, first): (Vec<_>, Vec<_>) = target.names()?.into_iter().partition(guards);
-                for name in first.into_iter().chain(last) {
-                    match target.stat(&name)? {
-                        Some(found) if dir::is_dir(&found) => target.remove_tree(&name)?,
-                        _ => target.remove_file(&name)?,
-                    }
-                }
-                if *made { parent.remove_dir(name) } else { Ok(()) }
-            }
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        if let Err(error) = self.take_back() {
-            tracing::warn!("cannot take back what was written to {:?}: {}", self.site.path, one_line(&error));
-        }
-    }
-}
-
-/// Moves everything from `staged` to `target` but the guarded file; Galera's state and Aria's control file after the rest,
-/// because they are what a server looks at first.
-fn move_up(staged: &Dir, target: &Dir, guard: Option<&OsStr>) -> Result<()> {
-    for name in target.names()? {
-        if name != inner_name().as_str() && !is_guard(target, &name)? {
-            let text = format!("somebody put {name:?} into {:?} during the restore", target.path());
-            return Err(Error::new(Class::Refused, text));
-        }
-    }
-    let late = |name: &OsString| name == "grastate.dat" || name == ARIA_CONTROL;
-    let (last, first): (Vec<_>, Vec<_>) =
-        staged.names()?.into_iter().filter(|name| Some(name.as_os_str()) != guard).partition(late);
-    for name in first {
-        staged.publish(&name, target, &name)?;
-    }
-    target.sync()?;
-    let has_control = last.iter().any(|name| name == ARIA_CONTROL);
-    let mut last = last;
-    last.sort_by_key(|name| name == ARIA_CONTROL);
-    for name in last {
-        if guard.is_some() && name == ARIA_CONTROL {
-            staged.replace(&name, target, &name)?;
-        } else {
-            staged.publish(&name, target, &name)?;
-        }
-    }
-    if guard.is_some() && !has_control {
-        target.remove_file(ARIA_CONTROL)?;
-    }
-    Ok(())
-}
-
-fn give_access(dir: &Dir, (owner, mode): Access) -> Result<()> {
-    if let Some((uid, gid)) = owner {
-        dir.set_owner(uid, gid)?;
-    }
-    dir.set_mode(mode)
-}
-
-fn taken(error: Error, path: &Path) -> Error {
-    match error.os_error() {
-        Some(nix::libc::EEXIST | nix::libc::ENOTEMPTY) => {
-            Error::new(Class::Refused, format!("somebody filled {path:?} during the restore")).because(error)
-        }
-        _ => error,
-    }
+/// A guard appears whole: an empty file of that name would be one that the server fills.
+fn write_guard(staged: &Dir, target: &Dir, name: &OsStr) -> Result<()> {
+    let mut file = staged.create_file(name)?;
+    let path = staged.path().join(name);
+    dir::write_file(&mut file, &path, GUARD)?;
+    dir::set_mode(&file, &path, 0o644)?;
+    dir::sync_file(&file, &path)?;
+    staged.replace(name, target, name)
 }
 
 fn resolve(path: &Path) -> Result<PathBuf> {
@@ -364,7 +208,7 @@ fn is_denied(error: &Error) -> bool {
     matches!(error.os_error(), Some(EACCES | EPERM | EROFS))
 }
 
-fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
+pub(super) fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
     let long = GUARD.len() as i64;
     if !dir.stat(name)?.is_some_and(|found| !dir::is_dir(&found) && found.st_size == long) {
         return Ok(false);
@@ -376,7 +220,12 @@ fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
     Ok(text == GUARD)
 }
 
-fn inner_name() -> String {
+/// What may be in a target, besides guards: our own directory, and what mkfs makes in a new file system.
+pub(super) fn is_known(name: &OsStr) -> bool {
+    name == inner_name().as_str() || name == LOST_AND_FOUND
+}
+
+pub(super) fn inner_name() -> String {
     format!("{OWN_DIRECTORY}.partial")
 }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::owner::Owners;
 use super::plan::{Plan, representative};
-use super::site::{Access, Site, Stage};
+use super::site::Site;
+use super::stage::{Access, Stage};
 use crate::archive::manifest::{FileClass, Manifest};
 use crate::command::human;
 use crate::dir::Dir;
@@ -39,7 +40,8 @@ impl Stages {
             stages.push(match site {
                 None => None,
                 Some(site) => {
-                    let mode = site.mode()?.unwrap_or(0o700);
+                    let donor = manifest.roots.get(root).and_then(|root| root.owner.as_ref());
+                    let mode = site.mode()?.or(donor.map(|owner| owner.mode)).unwrap_or(0o700);
                     Some((site.stage(guard)?, mode))
                 }
             });
@@ -62,8 +64,7 @@ impl Stages {
     pub fn publish(mut self, manifest: &Manifest, owners: &Owners) -> Result<Vec<Option<PathBuf>>> {
         for (root, stage) in self.stages.iter_mut().enumerate().rev() {
             let Some((stage, mode)) = stage else { continue };
-            let like = representative(manifest, root as u32).and_then(|index| manifest.files.get(index));
-            let access: Access = (like.and_then(|entry| owners.of(entry)), *mode);
+            let access: Access = (owner(manifest, owners, root), *mode);
             stage.publish(access)?;
         }
         for (stage, _) in self.stages.iter_mut().flatten() {
@@ -76,6 +77,13 @@ impl Stages {
         };
         Ok(self.stages.into_iter().map(|stage| stage.map(keep)).collect())
     }
+}
+
+/// Whose the directory of a root will be: as on the donor, where that was recorded, else as the files in it.
+fn owner(manifest: &Manifest, owners: &Owners, root: usize) -> Option<(u32, u32)> {
+    let recorded = manifest.roots.get(root).and_then(|root| root.owner.as_ref());
+    let like = || representative(manifest, root as u32).and_then(|index| manifest.files.get(index));
+    recorded.map_or_else(|| owners.of(like()?), |owner| owners.of_root(owner))
 }
 
 /// The roots that need a guard, with the guarded name: none if the datadir appears by one rename.

@@ -7,10 +7,11 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::*;
-use crate::archive::manifest::{FileClass, RootKind};
+use crate::archive::manifest::{FileClass, Referrer, ReferrerKind, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
+use crate::dir::fault::{self, After};
 use crate::error::Class;
 use crate::relpath::RelPath;
 
@@ -165,6 +166,36 @@ fn every_root_goes_to_its_place_and_the_datadir_points_there() {
 }
 
 #[test]
+fn what_pointed_to_a_file_elsewhere_points_to_its_new_place() {
+    let mut donor = Donor::small();
+    let mut tablespace = root("tablespace-1", RootKind::Tablespace, "/mnt/ts");
+    let referrer = |path: &str, kind, target: &str| Referrer {
+        root: 0,
+        path: RelPath::new(path).unwrap(),
+        kind,
+        target: RelPath::new(target).unwrap(),
+    };
+    tablespace.referrers.push(referrer("shop/far.isl", ReferrerKind::Isl, "shop/far.ibd"));
+    tablespace.referrers.push(referrer("shop/isam.MYD", ReferrerKind::Symlink, "isam.MYD"));
+    donor.roots.push(tablespace);
+    donor.members.push(Member { root: 1, ..file("shop/far.ibd", FileClass::Innodb, noise(500, 41)) });
+    donor.members.push(Member { root: 1, ..file("isam.MYD", FileClass::Other, noise(500, 42)) });
+    donor.members.push(file("shop/far.isl", FileClass::Other, "/mnt/ts/shop/far.ibd"));
+    // An index with paths of the donor, in the datadir itself.
+    donor.members.push(file("mybin.index", FileClass::Generated, "/var/lib/mysql/mybin.000009\n"));
+    donor.members.push(file("mybin.000009", FileClass::Binlog, noise(500, 43)));
+    donor.members.push(file("mybin.000009.idx", FileClass::Binlog, noise(50, 44)));
+    let lab = Lab::of(&donor);
+    let (data, far) = (lab.site("data"), lab.site("far"));
+    restore(&lab, &RestoreArgs { roots: vec![mapping("tablespace-1", &far)], ..args(&data) }).unwrap();
+    assert_eq!(fs::read_to_string(data.join("shop/far.isl")).unwrap(), far.join("shop/far.ibd").to_str().unwrap());
+    assert_eq!(fs::read_link(data.join("shop/isam.MYD")).unwrap(), far.join("isam.MYD"));
+    assert_eq!(fs::read_to_string(data.join("mybin.index")).unwrap(), "./mybin.000009\n");
+    donor.members.retain(|member| !member.path.ends_with(".isl") && !member.path.ends_with(".index"));
+    assert_restored(&donor, &[&data, &far]);
+}
+
+#[test]
 fn without_binlogs_their_root_is_not_needed() {
     let lab = Lab::of(&with_roots());
     let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", &lab.site("sales"))];
@@ -307,4 +338,124 @@ fn json_says_what_was_restored() {
     assert_eq!(json["purpose"], "join");
     assert_eq!(json["roots"][0]["name"], "datadir");
     assert_eq!(json["next"].as_array().unwrap().len(), 3);
+}
+
+/// The names that a restore inside the target must have; the part of the path that only a restore beside it makes.
+const BESIDE: &str = ".wsrep_sst_backup.partial-";
+
+fn restore_inside(lab: &Lab, target: &Path) -> Result<String> {
+    // One worker: the whole restore on this thread, where faults are counted.
+    let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
+    let (result, text) = fault::denying(BESIDE, || printed(false, |output| run(&args(target), &context, output)));
+    result.map(|()| text)
+}
+
+#[test]
+fn where_nothing_can_be_made_beside_the_target_it_is_filled_from_inside() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    let error = restore_inside(&lab, &target).unwrap_err();
+    assert!(error.advice().unwrap().contains("yourself"), "{error}");
+    fs::create_dir(&target).unwrap();
+    restore_inside(&lab, &target).unwrap();
+    assert_restored(&donor, &[&target]);
+    let expected: Vec<&str> = donor.members.iter().map(|member| member.path).collect();
+    let mut found = names(&target);
+    found.retain(|name| !expected.contains(&name.as_str()));
+    assert!(found.is_empty(), "left over: {found:?}");
+}
+
+#[test]
+fn a_new_file_system_keeps_its_lost_and_found_whatever_happens() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    fs::create_dir_all(target.join("lost+found")).unwrap();
+    lab.cancel.raise(Reason::Signal("SIGINT"));
+    assert_eq!(restore(&lab, &args(&target)).unwrap_err().class(), Class::Cancelled);
+    assert_eq!(names(&target), ["lost+found"]);
+    let lab = Lab { cancel: Default::default(), ..lab };
+    restore(&lab, &args(&target)).unwrap();
+    assert_restored(&donor, &[&target]);
+    assert!(target.join("lost+found").is_dir());
+}
+
+/// What a server would find: nothing, guards that keep it out, or everything.
+fn assert_starts_only_if_whole(donor: &Donor, target: &Path) -> bool {
+    let Ok(system) = fs::read(target.join("ibdata1")) else {
+        // A file of the donor without the system tablespace would let a server make a new one.
+        assert!(!target.join("ib_logfile0").exists() && !target.join("shop").exists());
+        return false;
+    };
+    if system.starts_with(b"wsrep_sst_backup restore") {
+        return false;
+    }
+    assert_restored(donor, &[target]);
+    assert!(target.join("grastate.dat").exists());
+    true
+}
+
+fn tiny() -> Donor {
+    let mut donor = Donor::small();
+    donor.members.retain(|member| member.bytes.as_ref().is_none_or(|bytes| bytes.len() < 1 << 20));
+    donor
+}
+
+#[test]
+fn whichever_operation_fails_a_restore_is_whole_or_leaves_the_target_empty() {
+    for inside in [false, true] {
+        let donor = tiny();
+        let lab = Lab::of(&donor);
+        for k in 1.. {
+            let target = lab.site(&format!("data-{inside}-{k}"));
+            fs::create_dir(&target).unwrap();
+            let (result, reached) = fault::on(k, After::Works, || restore_here(&lab, &target, inside));
+            if result.is_err() {
+                assert!(names(&target).is_empty(), "operation {k}: {:?}", names(&target));
+            } else {
+                assert_restored(&donor, &[&target]);
+            }
+            if !reached {
+                assert!(result.is_ok() && k > 30);
+                break;
+            }
+        }
+    }
+}
+
+fn restore_here(lab: &Lab, target: &Path, inside: bool) -> Result<String> {
+    if inside {
+        return restore_inside(lab, target);
+    }
+    let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
+    let (result, text) = printed(false, |output| run(&args(target), &context, output));
+    result.map(|()| text)
+}
+
+#[test]
+fn whenever_a_restore_dies_no_server_starts_on_a_part_and_it_can_be_done_again() {
+    for inside in [false, true] {
+        let donor = tiny();
+        let lab = Lab::of(&donor);
+        for k in 1.. {
+            let target = lab.site(&format!("data-{inside}-{k}"));
+            fs::create_dir(&target).unwrap();
+            let (result, reached) = fault::on(k, After::Dead, || restore_here(&lab, &target, inside));
+            let whole = assert_starts_only_if_whole(&donor, &target);
+            assert!(whole || result.is_err(), "operation {k}");
+            if !whole {
+                match restore_here(&lab, &target, inside) {
+                    Ok(_) => assert_restored(&donor, &[&target]),
+                    Err(error) => {
+                        assert!(error.advice().is_some_and(|hint| hint.contains("-mindepth 1 -delete")), "{error}");
+                        assert!(inside);
+                    }
+                }
+            }
+            if !reached {
+                break;
+            }
+        }
+    }
 }

@@ -183,6 +183,7 @@ fn any_place() -> impl Strategy<Value = Place> {
             Roles::TABLESPACES,
             Roles::UNFROZEN,
             Roles::WHOLE,
+            Roles::GALERA,
         ];
         let chosen = all.into_iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, role)| role);
         Place { roles: chosen.fold(Roles::default(), Roles::and), named, binlogs: None, relay_base }

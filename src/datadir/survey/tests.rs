@@ -256,11 +256,14 @@ fn what_is_left_out_is_listed_with_the_reason() {
     tree.write("data/galera.cache", "x");
     tree.write("data/backups/repo/20260101/archive", "x");
     tree.write("data/logs/custom", "x");
+    tree.write("data/cluster/gvwstate.dat", "x");
+    tree.variables.wsrep_data_home_dir = Some("cluster".into());
     tree.write("data/#innodb_temp/temp_1.ibt", "x");
     tree.options.leave_out = vec![tree.path.join("data/shop/../backups/repo")];
     tree.variables.general_log_file = Some("logs/custom".into());
     let _socket = UnixListener::bind(tree.path.join("data/shop/s")).unwrap();
     let inventory = tree.survey();
+    assert!(reason(&inventory, "cluster/gvwstate.dat").contains("identity"));
     assert!(reason(&inventory, "galera.cache").contains("cache of write sets"));
     assert!(reason(&inventory, "backups/repo").contains("holds backups"));
     assert!(reason(&inventory, "logs/custom").contains("keeps writing"));
@@ -373,7 +376,7 @@ fn the_index_lists_the_binary_logs_that_are_kept_as_the_server_wrote_them() {
     let none = with(Binlogs::None);
     assert_eq!((text(&none), logs(&none).len()), (None, 0));
     assert!(none.binlog.is_some(), "the position counts without the file");
-    assert!(reason(&none, "maria-bin.state").contains("outdated"));
+    assert!(reason(&none, "maria-bin.state").contains("earlier shutdown"));
     assert!(!none.excluded.iter().any(|excluded| excluded.path.to_string().contains("other")));
 }
 
@@ -403,7 +406,7 @@ fn a_file_that_cannot_be_read_is_named_before_the_window() {
     let datadir = tree.open();
     let mut inventory = datadir.survey(&Cancel::default()).unwrap();
     let path = tree.path.join("data/shop/orders.frm");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
     if nix::unistd::geteuid().is_root() {
         // Root reads everything; a root directory that is a file fails for everybody.
         inventory.files[1].path = rel("shop/orders.frm/x");

@@ -1,0 +1,364 @@
+//! Reads a whole archive once and reports everything that is wrong with it.
+//!
+//! One thread reads in order and hashes what is stored, workers decompress and prove every piece, and the caller's
+//! thread walks the tar stream in order. Damage never ends it early; what ends it is that the source cannot be read for
+//! another reason than a bad medium, or a stop.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use nix::errno::Errno;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::codec::{FRAME_BYTES, STORED_BYTES_MAX};
+use super::compress::Decompressor;
+use super::decode::{Wanted, pieces_by_frame, proved};
+use super::label::Label;
+use super::manifest::{Frame, Manifest, RootName};
+use super::progress::Progress;
+use super::read_at::ReadAt;
+use super::tar_walk::{Fault, TarWalk};
+use crate::cancel::Cancel;
+use crate::digest::Digest;
+use crate::error::{Class, Error, Result, one_line};
+use crate::relpath::RelPath;
+
+/// How often the reader, while it waits, looks whether it is still needed.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A run of bytes that are not what they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The root of the damaged file; none if the damage is in no file.
+    pub root: Option<RootName>,
+    /// The damaged file; none if the damage is in headers, in the manifest's copy, or concerns the whole archive.
+    pub path: Option<RelPath>,
+    /// Where the damage begins: in the file, or in the archive as stored where there is no file.
+    pub offset: u64,
+    /// How many bytes of the file, or of the archive, cannot be trusted.
+    pub length: u64,
+    /// Where in the archive as stored the affected frame begins.
+    pub archive_offset: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, length, archive_offset, what, .. } = self;
+        match (&self.root, &self.path) {
+            (Some(root), Some(path)) => write!(
+                f,
+                "\"{path}\" ({root}): {length} bytes from byte {offset}, at byte {archive_offset} of the archive: {what}"
+            ),
+            _ => write!(f, "the archive: {length} bytes from byte {offset}: {what}"),
+        }
+    }
+}
+
+/// What was verified and what is wrong with it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Everything that is wrong, in the order of the archive; empty for a sound backup.
+    pub damages: Vec<Damage>,
+    /// Files and directories of the manifest.
+    pub files: u64,
+    /// Bytes of the files.
+    pub raw_bytes: u64,
+    /// Bytes of the archive that were read.
+    pub stored_bytes: u64,
+}
+
+/// Reads the archive behind `source` once and compares it with its manifest and its label.
+///
+/// Needs as many threads as `workers`, one for reading, and the caller's.
+pub fn verify(
+    source: &dyn ReadAt,
+    manifest: &Manifest,
+    label: &Label,
+    workers: NonZeroUsize,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<Report> {
+    let pieces = pieces_by_frame(manifest, &|_| true);
+    let frames = manifest.frames()?;
+    let check = Check { source, manifest, frames, pieces: &pieces, cancel, progress, stopped: AtomicBool::new(false) };
+    let mut findings = Findings { manifest, damages: Vec::new() };
+    let sha256 = check.run(workers, &mut findings)?;
+    cancel.check()?;
+    compare_with_label(source, frames, label, sha256, &mut findings);
+    Ok(Report {
+        damages: findings.damages,
+        files: manifest.files.len() as u64,
+        raw_bytes: manifest.raw_bytes(),
+        stored_bytes: source.len(),
+    })
+}
+
+fn compare_with_label(
+    source: &dyn ReadAt,
+    frames: &[Frame],
+    label: &Label,
+    sha256: Option<Digest>,
+    findings: &mut Findings<'_>,
+) {
+    let manifest = findings.manifest;
+    let end = frames.last().map_or(0, |frame| frame.offset + u64::from(frame.stored));
+    if (&label.id, label.gtid, label.codec) != (&manifest.id, manifest.gtid, manifest.codec) {
+        findings.whole(0, source.len(), "the manifest belongs to another backup than the label");
+    }
+    if label.archive.bytes != end {
+        findings.whole(0, source.len(), "the label and the manifest disagree about the archive's size");
+    }
+    if source.len() < end {
+        findings.whole(source.len(), end - source.len(), "the archive is truncated");
+    }
+    if source.len() > end {
+        findings.whole(end, source.len() - end, "something follows the end of the archive");
+    }
+    // Anything found so far explains another digest.
+    if findings.damages.is_empty() && sha256 != Some(label.archive.sha256) {
+        findings.whole(0, source.len(), "its SHA-256 is not the label's");
+    }
+}
+
+/// The list of damage, in which neighbours become one.
+struct Findings<'a> {
+    manifest: &'a Manifest,
+    damages: Vec<Damage>,
+}
+
+impl Findings<'_> {
+    fn whole(&mut self, offset: u64, length: u64, what: impl Into<String>) {
+        self.push(Damage { root: None, path: None, offset, length, archive_offset: offset, what: what.into() });
+    }
+
+    fn piece(&mut self, wanted: &Wanted, frame: &Frame, what: &str) {
+        self.file(wanted.file, wanted.offset, wanted.piece.len.into(), frame.offset, what.to_owned());
+    }
+
+    fn file(&mut self, file: usize, offset: u64, length: u64, archive_offset: u64, what: String) {
+        let entry = self.manifest.files.get(file);
+        let root = entry.and_then(|entry| self.manifest.root(entry.root).ok()).map(|root| root.name.clone());
+        let path = entry.map(|entry| entry.path.clone());
+        self.push(Damage { root, path, offset, length, archive_offset, what });
+    }
+
+    fn push(&mut self, damage: Damage) {
+        if let Some(last) = self.damages.last_mut() {
+            let next = (&last.root, &last.path, &last.what) == (&damage.root, &damage.path, &damage.what);
+            if next && last.offset.checked_add(last.length) == Some(damage.offset) {
+                last.length += damage.length;
+                return;
+            }
+        }
+        self.damages.push(damage);
+    }
+}
+
+/// One frame on its way through the threads.
+struct Slot {
+    index: usize,
+    stored: Vec<u8>,
+    stored_len: usize,
+    raw: Vec<u8>,
+    raw_len: usize,
+    /// Why the frame as a whole is not to be had.
+    fault: Option<String>,
+    /// Pieces whose digest is wrong.
+    bad: Vec<Wanted>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        let (stored, raw) = (vec![0; STORED_BYTES_MAX], vec![0; FRAME_BYTES]);
+        Self { index: 0, stored, stored_len: 0, raw, raw_len: 0, fault: None, bad: Vec::new() }
+    }
+}
+
+struct Check<'a> {
+    source: &'a dyn ReadAt,
+    manifest: &'a Manifest,
+    frames: &'a [Frame],
+    pieces: &'a [Wanted],
+    cancel: &'a Cancel,
+    progress: &'a Progress,
+    stopped: AtomicBool,
+}
+
+/// Tells the others when a thread panics: they would wait for its frame for ever.
+struct Alarm<'a>(&'a AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Check<'_> {
+    /// Reads and checks all frames; the SHA-256 of the archive if all of it could be read.
+    fn run(&self, workers: NonZeroUsize, findings: &mut Findings<'_>) -> Result<Option<Digest>> {
+        let walk = TarWalk::new(self.manifest)?;
+        let (free_in, free) = unbounded();
+        let (jobs_in, jobs) = unbounded();
+        let (done_in, done) = unbounded();
+        for _ in 0..workers.get() + workers.get() / 2 + 2 {
+            let _ = free_in.send(Slot::new());
+        }
+        let decompressors = std::iter::repeat_with(|| Decompressor::new(self.manifest.codec)).take(workers.get());
+        let decompressors = decompressors
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(|cause| Error::new(Class::Io, "cannot set up the decompression").because(cause))?;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || self.read(&free, &jobs_in));
+            for decompressor in decompressors {
+                let (jobs, done) = (jobs.clone(), done_in.clone());
+                scope.spawn(move || self.work(decompressor, &jobs, &done));
+            }
+            drop(done_in);
+            self.collect(walk, &done, &free_in, findings);
+            reader.join().unwrap_or_else(|_| Err(Error::new(Class::Io, "the thread that reads has panicked")))
+        })
+    }
+
+    fn read(&self, free: &Receiver<Slot>, jobs: &Sender<Slot>) -> Result<Option<Digest>> {
+        let mut hasher = Some(Sha256::new());
+        for (index, frame) in self.frames.iter().enumerate() {
+            let Some(mut slot) = self.take(free)? else { return Ok(None) };
+            slot.index = index;
+            slot.fault = self.read_frame(&mut slot, frame)?;
+            match (&slot.fault, &mut hasher) {
+                (None, Some(hasher)) => hasher.update(&slot.stored[..slot.stored_len]),
+                _ => hasher = None,
+            }
+            self.progress.add_stored(frame.stored.into());
+            if jobs.send(slot).is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(hasher.map(Digest::finish))
+    }
+
+    fn take(&self, free: &Receiver<Slot>) -> Result<Option<Slot>> {
+        loop {
+            self.cancel.check()?;
+            match free.recv_timeout(LOOK) {
+                Ok(slot) => return Ok(Some(slot)),
+                Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Acquire) => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads the stored bytes of a frame; what is wrong if that is damage.
+    fn read_frame(&self, slot: &mut Slot, frame: &Frame) -> Result<Option<String>> {
+        if frame.offset + u64::from(frame.stored) > self.source.len() {
+            return Ok(Some("the archive ends before it".to_owned()));
+        }
+        slot.stored_len = frame.stored as usize;
+        slot.raw_len = frame.raw as usize;
+        match self.source.read_exact_at(&mut slot.stored[..slot.stored_len], frame.offset) {
+            Ok(()) => Ok(None),
+            Err(error) if error.class() == Class::Damage => Ok(Some(one_line(&error))),
+            Err(error) if error.os_error() == Some(Errno::EIO as i32) => Ok(Some(one_line(&error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn work(&self, mut decompressor: Decompressor, jobs: &Receiver<Slot>, done: &Sender<Slot>) {
+        let _alarm = Alarm(&self.stopped);
+        for mut slot in jobs {
+            if self.cancel.is_raised() {
+                return;
+            }
+            if slot.fault.is_none() {
+                let stored = &slot.stored[..slot.stored_len];
+                slot.fault = decompressor.decompress(stored, &mut slot.raw[..slot.raw_len]).err();
+            }
+            slot.bad.clear();
+            if slot.fault.is_none() {
+                let raw = &slot.raw[..slot.raw_len];
+                let bad = self.pieces_of(slot.index).iter().filter(|wanted| proved(raw, &wanted.piece).is_err());
+                slot.bad.extend(bad);
+            }
+            if done.send(slot).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn pieces_of(&self, index: usize) -> &[Wanted] {
+        let begin = self.pieces.partition_point(|wanted| (wanted.piece.frame as usize) < index);
+        let end = self.pieces.partition_point(|wanted| wanted.piece.frame as usize <= index);
+        &self.pieces[begin..end]
+    }
+
+    fn collect(&self, walk: TarWalk<'_>, done: &Receiver<Slot>, free: &Sender<Slot>, findings: &mut Findings<'_>) {
+        let mut early = BTreeMap::new();
+        let mut walk = Some(walk);
+        let mut next = 0;
+        for slot in done {
+            early.insert(slot.index, slot);
+            while let Some(slot) = early.remove(&next) {
+                self.note(&slot, &mut walk, findings);
+                next += 1;
+                // The reader takes no more slots once it has read the last frame.
+                let _ = free.send(slot);
+            }
+        }
+        if next == self.frames.len() {
+            for fault in walk.map(TarWalk::finish).unwrap_or_default() {
+                self.note_fault(fault, findings);
+            }
+        }
+    }
+
+    /// Writes down what is wrong with a frame, and walks along it if its bytes are there.
+    fn note(&self, slot: &Slot, walk: &mut Option<TarWalk<'_>>, findings: &mut Findings<'_>) {
+        let Some(frame) = self.frames.get(slot.index) else { return };
+        let pieces = self.pieces_of(slot.index);
+        self.progress.add_raw(pieces.iter().map(|wanted| u64::from(wanted.piece.len)).sum());
+        if let Some(what) = &slot.fault {
+            *walk = None;
+            pieces.iter().for_each(|wanted| findings.piece(wanted, frame, what));
+            if pieces.is_empty() {
+                findings.whole(frame.offset, frame.stored.into(), what.as_str());
+            }
+            return;
+        }
+        slot.bad.iter().for_each(|wanted| findings.piece(wanted, frame, "its SHA-256 is not the manifest's"));
+        let walked = walk.as_mut().map_or(Ok(()), |walk| walk.feed(&slot.raw[..slot.raw_len]));
+        if let Err(fault) = walked {
+            *walk = None;
+            self.note_fault(fault, findings);
+        }
+    }
+
+    fn note_fault(&self, fault: Fault, findings: &mut Findings<'_>) {
+        let offset = self.frame_at(fault.position).map_or(0, |frame| frame.offset);
+        match fault.file {
+            Some(index) => {
+                let size = self.manifest.files.get(index).map_or(0, |entry| entry.size);
+                findings.file(index, 0, size, offset, fault.what);
+            }
+            None => findings.whole(offset, self.source.len().saturating_sub(offset), fault.what),
+        }
+    }
+
+    /// The frame that holds this position of the tar stream, or the last one.
+    fn frame_at(&self, position: u64) -> Option<&Frame> {
+        let mut end = 0;
+        let holds = |frame: &&Frame| {
+            end += u64::from(frame.raw);
+            position < end
+        };
+        self.frames.iter().find(holds).or(self.frames.last())
+    }
+}
