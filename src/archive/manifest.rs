@@ -265,6 +265,11 @@ impl Manifest {
         Ok(member_path(entry.root, &self.root(entry.root)?.name, &entry.path))
     }
 
+    /// The files, without the directories.
+    pub fn plain_files(&self) -> impl Iterator<Item = &Entry> {
+        self.files.iter().filter(|entry| entry.kind == EntryKind::File)
+    }
+
     /// Bytes of all files.
     pub fn raw_bytes(&self) -> u64 {
         self.files.iter().map(|entry| entry.size).fold(0, u64::saturating_add)

@@ -94,7 +94,7 @@ pub fn verify(
     compare_with_label(source, frames, label, sha256, &mut findings);
     Ok(Report {
         damages: findings.damages,
-        files: manifest.files.len() as u64,
+        files: manifest.plain_files().count() as u64,
         raw_bytes: manifest.raw_bytes(),
         stored_bytes: source.len(),
     })

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::before::Prepared;
 use crate::archive::encode::Finished;
 use crate::archive::label::{BackupId, Label, Source, Stored};
-use crate::archive::manifest::{EntryKind, FORMAT_VERSION, Manifest};
+use crate::archive::manifest::{FORMAT_VERSION, Manifest};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::source::settle::Settled;
@@ -65,8 +65,7 @@ impl Origin {
         finished: &Finished<W>,
         manifest_stored: &[u8],
     ) -> Label {
-        let Manifest { codec, files, warnings, .. } = &finished.manifest;
-        let plain = || files.iter().filter(|entry| entry.kind == EntryKind::File);
+        let Manifest { codec, warnings, .. } = &finished.manifest;
         Label {
             format_version: FORMAT_VERSION,
             id,
@@ -83,8 +82,8 @@ impl Origin {
             flush_ms: millis(times.flush),
             source: Source::Locked,
             settle_passes: settled.passes,
-            files: plain().count() as u64,
-            raw_bytes: plain().map(|entry| entry.size).sum(),
+            files: finished.manifest.plain_files().count() as u64,
+            raw_bytes: finished.manifest.raw_bytes(),
             copied_again_bytes: settled.copied_again_bytes,
             codec: *codec,
             archive: Stored {

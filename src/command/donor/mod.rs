@@ -51,7 +51,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let prepared = Prepared::make(&request, environment, &cancel)?;
     let Prepared { config, datadir, repository, inventory, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
-    let id = BackupId::new(started, &origin.node, sys::random_u16());
+    let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
     let upload = repository.begin(&id, config.codec)?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::output::Output;
 use super::restore::owner::Owners;
@@ -114,7 +115,8 @@ fn place(manifest: &Manifest, entry: &Entry) -> Result<RelPath> {
 struct Destination {
     dir: Dir,
     staged: Dir,
-    staged_name: String,
+    /// The hidden directory: removed when this is dropped, with whatever is still in it.
+    hidden: Option<TempDir>,
     /// The directory and the destination's own name in it, if the destination is new.
     made: Option<(Dir, std::ffi::OsString)>,
     kept: std::cell::Cell<bool>,
@@ -131,12 +133,13 @@ impl Destination {
             Some((parent, name)) => parent.create_dir(name)?,
             None => Dir::open(&path)?,
         };
-        let staged_name = format!("{OWN_DIRECTORY}.partial-{}", std::process::id());
-        let staged = dir.create_dir(&staged_name);
-        if let (Err(_), Some((parent, name))) = (&staged, &made) {
-            parent.remove_dir(name)?;
-        }
-        Ok(Self { dir, staged: staged?, staged_name, made, kept: false.into() })
+        // From here on dropping it takes back what was made.
+        let mut destination = Self { staged: dir.try_clone()?, dir, hidden: None, made, kept: false.into() };
+        let hidden = tempfile::Builder::new().prefix(&format!("{OWN_DIRECTORY}.partial-")).tempdir_in(&path);
+        let hidden = hidden.map_err(|cause| Error::io("write into", &path, cause))?;
+        destination.staged = destination.dir.open_dir(hidden.path().file_name().unwrap_or_default())?;
+        destination.hidden = Some(hidden);
+        Ok(destination)
     }
 
     fn check_free(&self, path: &RelPath) -> Result<()> {
@@ -199,11 +202,12 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        let mut removed = self.dir.remove_tree(&self.staged_name);
-        if let (Some((parent, name)), false) = (&self.made, self.kept.get()) {
-            removed = removed.and_then(|()| parent.remove_tree(name));
+        if let Some(Err(cause)) = self.hidden.take().map(TempDir::close) {
+            tracing::warn!("cannot remove the hidden directory in {:?}: {cause}", self.dir.path());
         }
-        if let Err(error) = removed {
+        if let (Some((parent, name)), false) = (&self.made, self.kept.get())
+            && let Err(error) = parent.remove_tree(name)
+        {
             tracing::warn!("{}", one_line(&error));
         }
     }

@@ -16,6 +16,7 @@ use super::stage::{How, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
+use crate::sys;
 
 /// What lies under a guarded name. Not a multiple of any page size, and no control file.
 const GUARD: &[u8] = b"wsrep_sst_backup restore is filling this directory: it is not a data directory yet.\n";
@@ -135,7 +136,7 @@ impl Site {
                 remove_if_dead(&self.parent, &name)?;
             }
         }
-        prefix.push(format!("{:08x}", random()));
+        prefix.push(format!("{:08x}", sys::random_u32()));
         let dir = self.parent.create_dir(&prefix)?;
         match locked(&dir) {
             Ok(lock) => Ok((dir, prefix, lock)),
@@ -242,10 +243,4 @@ fn remove_if_dead(parent: &Dir, name: &OsStr) -> Result<()> {
     let _lock = locked(&parent.open_dir(name)?)?;
     tracing::info!("removing {:?}, which a restore that died left", parent.path().join(name));
     parent.remove_tree(name)
-}
-
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    // Only names must differ; every new state has other keys.
-    std::hash::RandomState::new().build_hasher().finish() as u32
 }
