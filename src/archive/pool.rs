@@ -124,9 +124,10 @@ impl Shared {
         if self.stopped.load(Ordering::Acquire) { Err(self.failure()) } else { Ok(()) }
     }
 
+    /// Why the threads have ended: a stopped run ends them too, and is no failure of theirs.
     fn failure(&self) -> Error {
         let told = || Error::new(Class::Io, "the archive cannot be written any more");
-        self.found().failure.take().unwrap_or_else(told)
+        self.cancel.check().err().unwrap_or_else(|| self.found().failure.take().unwrap_or_else(told))
     }
 }
 

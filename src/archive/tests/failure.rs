@@ -216,7 +216,7 @@ fn a_disk_that_hangs_holds_neither_the_end_nor_the_drop_of_a_run_that_was_stoppe
     let cancel = Cancel::default();
     let options = EncodeOptions { codec: Codec::None, workers: count(1) };
     let mut encoder = Encoder::start(options, Stuck(stuck), cancel.clone(), Arc::default()).unwrap();
-    encoder.add_bytes(meta(b"a", 0), &contents(1, 3 * FRAME_BYTES)).unwrap();
+    encoder.add_bytes(meta(b"a", 0), &contents(1, FRAME_BYTES)).unwrap();
     let (told, outcome) = crossbeam_channel::bounded(1);
     std::thread::spawn(move || told.send(encoder.finish(head()).err()));
     cancel.raise(Reason::ServerGone);
