@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::stage::{How, Stage};
+use super::stage::{How, Inside, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
@@ -25,7 +25,7 @@ const GUARD: &[u8] = b"wsrep_sst_backup restore is filling this directory: it is
 pub(super) const ARIA_CONTROL: &str = "aria_log_control";
 
 /// What mkfs makes at the top of a file system; it stays as it is.
-pub(super) const LOST_AND_FOUND: &str = "lost+found";
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A target that was examined; nothing is written yet.
 #[derive(Debug)]
@@ -158,10 +158,18 @@ impl Site {
         };
         let guard = guard.map(OsStr::to_owned);
         // From here on dropping the stage takes back what was made.
-        let how = How::Inside { target: target.try_clone()?, made, guard: guard.clone() };
-        let mut stage = Stage { site: self, dir: None, how, kept: false, lock: None };
+        let inside =
+            Inside { target: target.try_clone()?, made, guard: guard.clone(), hidden: false, moved: Vec::new() };
+        let mut stage = Stage { site: self, dir: None, how: How::Inside(inside), kept: false, lock: None };
         let dir = target.create_dir(inner_name())?;
-        stage.lock = Some(locked(&dir)?);
+        match locked(&dir) {
+            Ok(lock) => stage.lock = Some(lock),
+            // Empty: another restore that took it for a dead one's would have written into its own.
+            Err(error) => return target.remove_dir(inner_name()).and(Err(error)),
+        }
+        if let How::Inside(inside) = &mut stage.how {
+            inside.hidden = true;
+        }
         if let Some(guard) = guard {
             write_guard(&dir, &target, &guard)?;
             write_guard(&dir, &target, OsStr::new(ARIA_CONTROL))?;
@@ -179,7 +187,11 @@ fn write_guard(staged: &Dir, target: &Dir, name: &OsStr) -> Result<()> {
     dir::write_file(&mut file, &path, GUARD)?;
     dir::set_mode(&file, &path, 0o644)?;
     dir::sync_file(&file, &path)?;
-    staged.replace(name, target, name)
+    match staged.publish(name, target, name) {
+        // What a restore that died left.
+        Err(_) if is_guard(target, name)? => staged.replace(name, target, name),
+        published => published,
+    }
 }
 
 fn resolve(path: &Path) -> Result<PathBuf> {

@@ -381,6 +381,89 @@ fn a_new_file_system_keeps_its_lost_and_found_whatever_happens() {
     assert!(target.join("lost+found").is_dir());
 }
 
+/// Restores inside `target`, into which a stranger puts his files in the middle; what he did besides is `also`.
+fn restore_with_stranger(lab: &Lab, target: &Path, also: impl FnOnce() + 'static) -> Error {
+    let into = target.to_owned();
+    let stranger = move || {
+        fs::write(into.join("my-notes"), "mine").unwrap();
+        fs::create_dir(into.join("otherdir")).unwrap();
+        fs::write(into.join("otherdir/f"), "mine too").unwrap();
+        also();
+    };
+    fault::with_stranger("orders.ibd", stranger, || restore_inside(lab, target)).unwrap_err()
+}
+
+#[test]
+fn what_somebody_put_into_a_target_meanwhile_stays_his_however_the_restore_ends() {
+    let lab = Lab::small();
+    let (failed, stopped) = (lab.site("failed"), lab.site("stopped"));
+    fs::create_dir(&failed).unwrap();
+    fs::create_dir(&stopped).unwrap();
+    assert_eq!(restore_with_stranger(&lab, &failed, || ()).class(), Class::Refused);
+    let cancel = lab.cancel.clone();
+    let error = restore_with_stranger(&lab, &stopped, move || cancel.raise(Reason::Signal("SIGINT")));
+    assert_eq!(error.class(), Class::Cancelled);
+    for target in [failed, stopped] {
+        assert_eq!(names(&target), ["my-notes", "otherdir", "otherdir/f"]);
+        assert_eq!(fs::read(target.join("otherdir/f")).unwrap(), b"mine too");
+    }
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_guard_is_neither_replaced_nor_removed() {
+    let lab = Lab::small();
+    for name in ["ibdata1", "aria_log_control"] {
+        let target = lab.site(name);
+        fs::create_dir(&target).unwrap();
+        let theirs = target.join(name);
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        let error = fault::with_stranger("orders.ibd", stranger, || restore_inside(&lab, &target)).unwrap_err();
+        assert_eq!(error.class(), Class::Refused);
+        assert_eq!(names(&target), [name]);
+        // The same before there is a guard.
+        let target = lab.site(&format!("early-{name}"));
+        fs::create_dir(&target).unwrap();
+        let theirs = target.join(name);
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        fault::with_stranger(".wsrep_sst_backup.partial/", stranger, || restore_inside(&lab, &target)).unwrap_err();
+        assert_eq!(names(&target), [name]);
+    }
+}
+
+#[test]
+fn a_new_target_that_somebody_put_a_file_into_stays_with_it_alone() {
+    let lab = Lab::empty();
+    let target = lab.site("home");
+    let guard = std::ffi::OsStr::new("ibdata1");
+    drop(site::Site::examine(&target).unwrap().stage(Some(guard)).unwrap());
+    assert!(!target.exists());
+    let stage = site::Site::examine(&target).unwrap().stage(Some(guard)).unwrap();
+    assert_eq!(names(&target), [".wsrep_sst_backup.partial", "aria_log_control", "ibdata1"]);
+    fs::write(target.join("my-notes"), "mine").unwrap();
+    drop(stage);
+    assert_eq!(names(&target), ["my-notes"]);
+}
+
+#[test]
+fn a_restore_that_meets_another_one_leaves_its_hidden_directory_alone() {
+    let lab = Lab::small();
+    let target = lab.site("data");
+    fs::create_dir(&target).unwrap();
+    let other = target.join(".wsrep_sst_backup.partial");
+    let (made, held) = (other.clone(), std::rc::Rc::new(std::cell::RefCell::new(None)));
+    let lock = std::rc::Rc::clone(&held);
+    // It comes just before the directory would be made.
+    let stranger = move || {
+        fs::create_dir(&made).unwrap();
+        fs::write(made.join("half"), "half").unwrap();
+        lock.replace(crate::dir::Dir::open(&made).unwrap().try_lock().unwrap());
+    };
+    let lost = || fault::with_stranger("data/.wsrep_sst_backup.partial", stranger, || restore_inside(&lab, &target));
+    lost().unwrap_err();
+    assert!(held.borrow().is_some());
+    assert_eq!(names(&target), [".wsrep_sst_backup.partial", ".wsrep_sst_backup.partial/half"]);
+}
+
 /// What a server would find: nothing, guards that keep it out, or everything.
 fn assert_starts_only_if_whole(donor: &Donor, target: &Path) -> bool {
     let Ok(system) = fs::read(target.join("ibdata1")) else {
