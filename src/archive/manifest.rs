@@ -185,6 +185,17 @@ pub enum EntryKind {
     File,
 }
 
+impl EntryKind {
+    /// The permission bits of `mode` that a backup keeps: nobody's file runs as somebody else, whoever owns it after a
+    /// restore, and no directory gives its group away.
+    pub fn permissions(self, mode: u32) -> u32 {
+        match self {
+            EntryKind::Directory => mode & 0o1777,
+            EntryKind::File => mode & 0o777,
+        }
+    }
+}
+
 /// What a file is for the server; also the order of copying within a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

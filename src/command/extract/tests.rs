@@ -1,6 +1,7 @@
 //! What an extraction promises: the files that were meant, proved, and nothing overwritten.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
@@ -67,6 +68,17 @@ fn a_table_elsewhere_comes_along() {
     extract(&lab, &["shop.orders"], &lab.site("orders")).unwrap();
     let wanted = ["shop/orders.frm", "shop/orders.ibd", "tablespace-1/shop/orders#P#p7.ibd"];
     assert_eq!(files(&lab.site("orders")), wanted);
+}
+
+#[test]
+fn nothing_comes_out_with_the_right_to_run_as_somebody_else() {
+    let lab = Lab::small();
+    lab.forge(|manifest| manifest.files.iter_mut().for_each(|entry| entry.mode = 0o6755));
+    extract(&lab, &["ibdata1", "shop.orders"], &lab.site("to")).unwrap();
+    for name in names(&lab.site("to")) {
+        let mode = fs::metadata(lab.site("to").join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7000, 0, "{name}");
+    }
 }
 
 #[test]

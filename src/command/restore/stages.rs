@@ -9,7 +9,7 @@ use super::owner::Owners;
 use super::plan::{Plan, representative};
 use super::site::Site;
 use super::stage::{Access, Stage};
-use crate::archive::manifest::{FileClass, Manifest};
+use crate::archive::manifest::{EntryKind, FileClass, Manifest};
 use crate::command::human;
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
@@ -41,7 +41,8 @@ impl Stages {
                 None => None,
                 Some(site) => {
                     let donor = manifest.roots.get(root).and_then(|root| root.owner.as_ref());
-                    let mode = site.mode()?.or(donor.map(|owner| owner.mode)).unwrap_or(0o700);
+                    let donor = donor.map(|owner| EntryKind::Directory.permissions(owner.mode));
+                    let mode = site.mode()?.or(donor).unwrap_or(0o700);
                     Some((site.stage(guard)?, mode))
                 }
             });

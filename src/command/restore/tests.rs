@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::*;
-use crate::archive::manifest::{FileClass, Referrer, ReferrerKind, RootKind};
+use crate::archive::manifest::{FileClass, Owner, Referrer, ReferrerKind, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
@@ -305,6 +305,23 @@ fn a_manifest_cannot_lead_outside_the_target() {
     let result = restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) });
     assert_eq!(result.unwrap_err().class(), Class::Damage);
     assert!(names(outside.path()).is_empty());
+}
+
+#[test]
+fn nothing_comes_back_with_the_right_to_run_as_somebody_else() {
+    let lab = Lab::small();
+    lab.forge(|manifest| {
+        manifest.files.iter_mut().for_each(|entry| entry.mode = 0o7755);
+        let owner = Owner { mode: 0o7755, uid: 0, gid: 0, user: String::new(), group: String::new() };
+        manifest.roots[0].owner = Some(owner);
+    });
+    let target = lab.site("data");
+    restore(&lab, &args(&target)).unwrap();
+    for name in names(&target).iter().map(String::as_str).chain([""]) {
+        let meta = fs::metadata(target.join(name)).unwrap();
+        let wanted = if meta.is_dir() { 0o1755 } else { 0o755 };
+        assert_eq!(meta.permissions().mode() & 0o7777, wanted, "{name:?}");
+    }
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl<'a> Tree<'a> {
             if let Some((uid, gid)) = self.owners.of(entry) {
                 made.set_owner(uid, gid)?;
             }
-            made.set_mode(entry.mode)?;
+            made.set_mode(entry.kind.permissions(entry.mode))?;
             made.set_mtime(entry.mtime, entry.mtime_nsec)?;
         }
         Ok(())
@@ -180,7 +180,7 @@ impl<'a> Tree<'a> {
         if let Some((uid, gid)) = self.owners.of(like) {
             dir::set_owner(file, path, uid, gid)?;
         }
-        dir::set_mode(file, path, like.mode)?;
+        dir::set_mode(file, path, EntryKind::File.permissions(like.mode))?;
         dir::set_mtime(file, path, like.mtime, like.mtime_nsec)
     }
 
