@@ -57,7 +57,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
     let roots = destination.roots(manifest.roots.len())?;
     let tree = Tree::new(&manifest, &Owners::Caller, roots);
     let chosen: Vec<usize> = chosen.into_iter().collect();
-    tree.begin(&chosen)?;
+    tree.begin(&chosen, context.cancel)?;
     let progress = Arc::new(Progress::default());
     progress.set_total(bytes(&manifest, &chosen));
     {
@@ -65,7 +65,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
         let wanted = |index: usize| chosen.binary_search(&index).is_ok();
         decode::restore(&archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
     }
-    tree.finish(&chosen)?;
+    tree.finish(&chosen, context.cancel)?;
     destination.dir.sync_file_system()?;
     destination.publish(&manifest, &places)?;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::*;
-use crate::archive::manifest::{FileClass, Owner, Referrer, ReferrerKind, RootKind};
+use crate::archive::manifest::{Entry, FileClass, Owner, Referrer, ReferrerKind, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
@@ -195,6 +195,48 @@ fn what_pointed_to_a_file_elsewhere_points_to_its_new_place() {
     assert_restored(&donor, &[&data, &far]);
 }
 
+/// A manifest as only somebody who forges one has it: this many tablespaces elsewhere, each with its `.isl` file.
+fn with_many_tablespaces(count: usize) -> Manifest {
+    let lab = Lab::small();
+    let mut manifest = lab.repository.manifest(&lab.repository.label(&ID.parse().unwrap()).unwrap()).unwrap();
+    let model = manifest.files.iter().find(|entry| entry.size == 0 && entry.path.depth() == 2).unwrap().clone();
+    let mut elsewhere = root("tablespace-1", RootKind::Tablespace, "/mnt/ts");
+    for number in 0..count {
+        let path = RelPath::new(format!("shop/t{number}.isl")).unwrap();
+        let target = RelPath::new(format!("shop/t{number}.ibd")).unwrap();
+        elsewhere.referrers.push(Referrer { root: 0, path: path.clone(), kind: ReferrerKind::Isl, target });
+        manifest.files.push(Entry { path, ..model.clone() });
+    }
+    manifest.roots.push(elsewhere);
+    manifest
+}
+
+#[test]
+fn a_plan_for_very_many_tablespaces_takes_no_longer_than_reading_their_names() {
+    // Looking for each among all would take hours.
+    let manifest = with_many_tablespaces(200_000);
+    let roots = [mapping("tablespace-1", Path::new("/new/ts"))];
+    let target = Path::new("/new/data");
+    let wish = Wish { target, roots: &roots, purpose: Purpose::Standalone, without_binlogs: false };
+    let plan = Plan::new(&manifest, &wish, &Default::default()).unwrap();
+    assert_eq!(plan.own.len(), 200_000);
+    assert_eq!(plan.chosen.len(), manifest.files.len() - plan.own.len() - 1, "neither them nor grastate.dat");
+    let last = plan.own.last().unwrap();
+    assert_eq!(&*last.bytes, b"/new/ts/shop/t199999.ibd");
+    assert_eq!(manifest.files[last.like].path, last.path);
+}
+
+#[test]
+fn a_plan_hears_that_it_is_stopped() {
+    let manifest = with_many_tablespaces(1);
+    let cancel = crate::cancel::Cancel::default();
+    cancel.raise(Reason::Signal("SIGINT"));
+    let roots = [mapping("tablespace-1", Path::new("/new/ts"))];
+    let target = Path::new("/new/data");
+    let wish = Wish { target, roots: &roots, purpose: Purpose::Join, without_binlogs: false };
+    assert_eq!(Plan::new(&manifest, &wish, &cancel).unwrap_err().class(), Class::Cancelled);
+}
+
 #[test]
 fn without_binlogs_their_root_is_not_needed() {
     let lab = Lab::of(&with_roots());
@@ -328,9 +370,15 @@ fn nothing_comes_back_with_the_right_to_run_as_somebody_else() {
 fn a_path_deeper_than_can_be_taken_back_is_refused() {
     let lab = Lab::small();
     let deep = vec!["d"; 60].join("/");
-    lab.forge(|manifest| manifest.files[0].path = RelPath::new(deep).unwrap());
+    lab.forge(|manifest| manifest.files[0].path = RelPath::new(&deep).unwrap());
     assert_eq!(restore(&lab, &args(&lab.site("data"))).unwrap_err().class(), Class::Damage);
     assert!(names(&lab.site("")).is_empty());
+    // The same for what restore makes itself.
+    let lab = Lab::of(&with_roots());
+    lab.forge(|manifest| manifest.roots[3].link = Some(RelPath::new(&deep).unwrap()));
+    let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", &lab.site("sales"))];
+    let error = restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) }).unwrap_err();
+    assert!(error.to_string().contains("too deeply"), "{error}");
 }
 
 #[test]
