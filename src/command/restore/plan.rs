@@ -9,7 +9,7 @@ use crate::archive::manifest::{Entry, EntryKind, FileClass, Manifest, Referrer, 
 use crate::cancel::Cancel;
 use crate::cli::RootMapping;
 use crate::error::{Class, Error, Result};
-use crate::relpath::{RelPath, escape};
+use crate::relpath::{RelPath, shell_word};
 use crate::wsrep::grastate;
 
 /// The deepest path that is restored: no server nests its files like that, and taking back must be able to follow.
@@ -151,12 +151,7 @@ fn targets(manifest: &Manifest, wish: &Wish<'_>) -> Result<Vec<Option<PathBuf>>>
 }
 
 fn missing_roots(missing: &[&Root]) -> Error {
-    let flag = |root: &&Root| {
-        let path = escape(root.path.as_os_str().as_bytes());
-        let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@".contains(&byte));
-        let path = if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
-        format!("--root {}={path}", root.name)
-    };
+    let flag = |root: &&Root| format!("--root {}={}", root.name, shell_word(&root.path));
     let flags: Vec<String> = missing.iter().map(flag).collect();
     let names: Vec<&str> = missing.iter().map(|root| root.name.as_str()).collect();
     let binlog = if missing.iter().any(|root| root.kind == RootKind::Binlog) {

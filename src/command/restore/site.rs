@@ -16,6 +16,7 @@ use super::stage::{How, Inside, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
+use crate::relpath::shell_word;
 use crate::sys;
 
 /// What lies under a guarded name. Not a multiple of any page size, and no control file.
@@ -95,7 +96,7 @@ impl Site {
         let Some(first) = foreign.first() else { return Ok(()) };
         if ours {
             return Err(Error::new(Class::Refused, format!("{:?} holds a restore that was interrupted", self.path))
-                .hint(format!("remove it: find {:?} -mindepth 1 -delete", self.path)));
+                .hint(format!("remove it: find {} -mindepth 1 -delete", shell_word(&self.path))));
         }
         Err(Error::new(Class::Refused, format!("the target {:?} is not empty: it holds {first:?}", self.path))
             .hint("move it away first; a restore never overwrites anything"))
@@ -211,7 +212,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     };
     let above = above.canonicalize().map_err(|cause| {
         let error = Error::io("open", above, cause);
-        error.hint(format!("the directory above the target must exist: mkdir -p {above:?}"))
+        error.hint(format!("the directory above the target must exist: mkdir -p {}", shell_word(above)))
     })?;
     Ok(above.join(name))
 }

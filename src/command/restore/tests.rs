@@ -55,6 +55,7 @@ fn a_restored_tree_is_the_donors_with_galeras_state() {
     assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(names(&lab.site("")).iter().filter(|name| !name.starts_with("data")).count(), 0, "nothing beside");
     assert!(text.contains("by IST from write set 78"), "{text}");
+    assert!(text.contains("note: the engine X was not frozen"), "{text}");
     let blocks = fs::metadata(target.join("shop/holes.ibd")).unwrap().blocks();
     assert!(blocks * 512 < 1 << 20, "the holes were filled: {blocks} blocks");
 }
@@ -97,8 +98,15 @@ fn an_empty_target_is_taken_with_its_mode_and_a_full_one_is_not_touched() {
     assert_eq!(restore(&lab, &args(&lab.site("file"))).unwrap_err().class(), Class::Refused);
     symlink("/nowhere/at/all", lab.site("dangling")).unwrap();
     assert_eq!(restore(&lab, &args(&lab.site("dangling"))).unwrap_err().class(), Class::Refused);
-    let error = restore(&lab, &args(&lab.site("no/such/parent"))).unwrap_err();
-    assert!(error.advice().unwrap().contains("mkdir -p"));
+    let error = restore(&lab, &args(&lab.site("no such/$parent/x"))).unwrap_err();
+    let above = lab.site("no such/$parent");
+    assert!(error.advice().unwrap().ends_with(&format!("mkdir -p '{}'", above.display())), "{:?}", error.advice());
+    let half = lab.site("half done");
+    fs::create_dir_all(half.join(".wsrep_sst_backup.partial")).unwrap();
+    fs::write(half.join("ibdata1"), "x").unwrap();
+    let error = restore(&lab, &args(&half)).unwrap_err();
+    let command = format!("find '{}' -mindepth 1 -delete", half.display());
+    assert!(error.advice().unwrap().ends_with(&command), "{:?}", error.advice());
 }
 
 #[test]
