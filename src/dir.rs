@@ -359,10 +359,13 @@ pub(crate) mod fault {
         Dead,
     }
 
+    /// What somebody else does, and the part of a path before whose first use he does it.
+    type Stranger = (String, Box<dyn FnOnce()>);
+
     thread_local! {
         static LEFT: Cell<Option<(u32, After)>> = const { Cell::new(None) };
         static DENIED: RefCell<Option<String>> = const { RefCell::new(None) };
-        static STRANGER: RefCell<Option<(String, Box<dyn FnOnce()>)>> = const { RefCell::new(None) };
+        static STRANGER: RefCell<Option<Stranger>> = const { RefCell::new(None) };
     }
 
     /// Runs `work` with operation number `k` failing; says whether that operation was reached.
@@ -391,9 +394,8 @@ pub(crate) mod fault {
 
     /// One operation.
     pub(crate) fn point(verb: &str, path: &Path) -> Result<()> {
-        let comes = |held: &mut Option<(String, Box<dyn FnOnce()>)>| {
-            held.take_if(|(part, _)| path.to_string_lossy().contains(part.as_str()))
-        };
+        let comes =
+            |held: &mut Option<Stranger>| held.take_if(|(part, _)| path.to_string_lossy().contains(part.as_str()));
         if let Some((_, stranger)) = STRANGER.with_borrow_mut(comes) {
             stranger();
         }
