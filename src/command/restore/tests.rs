@@ -493,6 +493,14 @@ fn a_file_that_takes_the_place_of_a_guard_is_neither_replaced_nor_removed() {
         let error = fault::with_stranger("orders.ibd", stranger, || restore_inside(&lab, &target)).unwrap_err();
         assert_eq!(error.class(), Class::Refused);
         assert_eq!(names(&target), [name]);
+        // The same when everything but the guarded names has been moved up.
+        let target = lab.site(&format!("late-{name}"));
+        fs::create_dir(&target).unwrap();
+        let (theirs, moment) = (target.join(name), target.join("grastate.dat"));
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        let restored = fault::with_stranger(moment.to_str().unwrap(), stranger, || restore_inside(&lab, &target));
+        assert_eq!(restored.unwrap_err().class(), Class::Refused);
+        assert_eq!(names(&target), [name]);
         // The same before there is a guard.
         let target = lab.site(&format!("early-{name}"));
         fs::create_dir(&target).unwrap();
