@@ -199,7 +199,7 @@ impl Walk<'_> {
             kind,
             class,
             print: Fingerprint::of(metadata),
-            mode: metadata.mode() & 0o7777,
+            mode: kind.permissions(metadata.mode()),
             uid: metadata.uid(),
             gid: metadata.gid(),
             user,

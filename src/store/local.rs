@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
+use crate::relpath::shell_word;
 
 /// A directory that holds a directory for each backup.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl LocalRepository {
     pub fn probe_writable(&self) -> Result<()> {
         self.probe().map_err(|error| {
             let owner = user_name();
-            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {:?}", self.path());
+            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {}", shell_word(self.path()));
             if error.advice().is_some() { error } else { error.hint(hint) }
         })
     }
@@ -70,9 +71,9 @@ impl LocalRepository {
 }
 
 fn missing(path: &Path) -> Error {
-    let owner = user_name();
+    let (owner, word) = (user_name(), shell_word(path));
     Error::new(Class::Config, format!("there is no repository {path:?}"))
-        .hint(format!("mkdir -p -m 0700 {path:?} && chown {owner}: {path:?}"))
+        .hint(format!("mkdir -p -m 0700 {word} && chown {owner}: {word}"))
 }
 
 fn user_name() -> String {
@@ -89,9 +90,11 @@ mod tests {
     #[test]
     fn a_missing_repository_is_named_with_the_command_that_makes_it() {
         let base = tempfile::tempdir().unwrap();
-        let error = LocalRepository::open(&base.path().join("none")).unwrap_err();
+        let error = LocalRepository::open(&base.path().join("none or $one")).unwrap_err();
         assert_eq!(error.class(), Class::Config);
-        assert!(error.advice().unwrap().contains("mkdir -p"));
+        let path = format!("'{}/none or $one'", base.path().display());
+        assert!(error.advice().unwrap().contains(&format!("mkdir -p -m 0700 {path} && chown")), "{:?}", error.advice());
+        assert!(error.advice().unwrap().ends_with(&format!(": {path}")));
     }
 
     #[test]

@@ -177,6 +177,21 @@ fn modes_are_the_donors_whatever_the_umask() {
     }
 }
 
+#[test]
+fn a_file_that_would_run_as_its_owner_is_backed_up_as_one_that_does_not() {
+    let datadir = tree::small();
+    let chmod = |name: &str, mode| fs::set_permissions(datadir.path().join(name), fs::Permissions::from_mode(mode));
+    chmod("shop/notes.MYD", 0o6755).unwrap();
+    chmod("shop", 0o3770).unwrap();
+    let lab = Lab::of(datadir);
+    let stored = fs::read(lab.repository.path().join(lab.id()).join("manifest.json.zst")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&zstd::decode_all(&stored[..]).unwrap()).unwrap();
+    let files = manifest["files"].as_array().unwrap();
+    let mode = |path: &str| files.iter().find(|file| file["path"] == path).unwrap()["mode"].as_u64();
+    assert_eq!((mode("shop/notes.MYD"), mode("shop")), (Some(0o755), Some(0o1770)));
+    assert_eq!(lab.json(&["verify"])["sound"], 1);
+}
+
 /// Sends `signal` to a restore as soon as it writes; the exit status if it had one.
 fn interrupted(lab: &Lab, signal: Signal) -> Option<i32> {
     let target = lab.target();

@@ -1,13 +1,14 @@
 //! `extract`: a database, a table or a file out of a backup, reading only the frames that hold it.
 //!
 //! The files are written into a hidden directory inside the destination, proved, and then moved to their names, where nothing
-//! may be: what is there already is never overwritten.
+//! may be: what is there already is never overwritten, and what was not made here is never removed.
 
 mod choose;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
     let roots = destination.roots(manifest.roots.len())?;
     let tree = Tree::new(&manifest, &Owners::Caller, roots);
     let chosen: Vec<usize> = chosen.into_iter().collect();
-    tree.begin(&chosen)?;
+    tree.begin(&chosen, context.cancel)?;
     let progress = Arc::new(Progress::default());
     progress.set_total(bytes(&manifest, &chosen));
     {
@@ -65,7 +66,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
         let wanted = |index: usize| chosen.binary_search(&index).is_ok();
         decode::restore(&archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
     }
-    tree.finish(&chosen)?;
+    tree.finish(&chosen, context.cancel)?;
     destination.dir.sync_file_system()?;
     destination.publish(&manifest, &places)?;
 
@@ -118,7 +119,7 @@ struct Destination {
     /// The hidden directory: removed when this is dropped, with whatever is still in it.
     hidden: Option<TempDir>,
     /// The directory and the destination's own name in it, if the destination is new.
-    made: Option<(Dir, std::ffi::OsString)>,
+    made: Option<(Dir, OsString)>,
     kept: std::cell::Cell<bool>,
 }
 
@@ -163,27 +164,20 @@ impl Destination {
         (0..number).map(|root| self.staged.create_dir(format!("{root}")).map(Some)).collect()
     }
 
-    /// Moves every file to its name; if one cannot be, those that were are removed again.
+    /// Moves every file to its name; if one cannot be, those that were and the directories above them are removed again.
     fn publish(self, manifest: &Manifest, places: &BTreeMap<RelPath, usize>) -> Result<()> {
-        let mut moved = Vec::new();
-        for (path, index) in places {
-            let Some(entry) = manifest.files.get(*index) else { continue };
-            match self.move_one(entry, path) {
-                Ok(parent) => moved.push((parent, path)),
-                Err(error) => {
-                    for (parent, path) in moved {
-                        parent.remove_file(path.file_name())?;
-                    }
-                    return Err(error);
-                }
-            }
+        let mut made = Made::default();
+        let mut entries = places.iter().filter_map(|(path, index)| Some((path, manifest.files.get(*index)?)));
+        let moved = entries.try_for_each(|(path, entry)| self.move_one(entry, path, &mut made));
+        let published = moved.and_then(|()| self.dir.sync_file_system());
+        match &published {
+            Ok(()) => self.kept.set(true),
+            Err(_) => made.take_back(),
         }
-        self.dir.sync_file_system()?;
-        self.kept.set(true);
-        Ok(())
+        published
     }
 
-    fn move_one(&self, entry: &Entry, path: &RelPath) -> Result<Dir> {
+    fn move_one(&self, entry: &Entry, path: &RelPath, made: &mut Made) -> Result<()> {
         let mut from = self.staged.open_dir(format!("{}", entry.root))?;
         for name in entry.path.parent().iter().flat_map(|parent| parent.as_path().iter()) {
             from = from.open_dir(name)?;
@@ -192,11 +186,35 @@ impl Destination {
         for name in path.parent().iter().flat_map(|parent| parent.as_path().iter()) {
             to = match to.stat(name)? {
                 Some(_) => to.open_dir(name)?,
-                None => to.create_dir(name)?,
+                None => {
+                    let inner = to.create_dir(name)?;
+                    made.directories.push((to, name.to_owned()));
+                    inner
+                }
             };
         }
         from.publish(entry.path.file_name(), &to, path.file_name())?;
-        Ok(to)
+        made.files.push((to, path.file_name().to_owned()));
+        Ok(())
+    }
+}
+
+/// What was made in the destination, each with the directory that it is in.
+#[derive(Default)]
+struct Made {
+    directories: Vec<(Dir, OsString)>,
+    files: Vec<(Dir, OsString)>,
+}
+
+impl Made {
+    /// Removes it again; a directory into which somebody put something stays.
+    fn take_back(self) {
+        let files = self.files.iter().map(|(dir, name)| dir.remove_file(name));
+        // The innermost were made last.
+        let directories = self.directories.iter().rev().map(|(dir, name)| dir.remove_dir(name));
+        for error in files.chain(directories).filter_map(Result::err) {
+            tracing::warn!("{}", one_line(&error));
+        }
     }
 }
 
@@ -206,7 +224,7 @@ impl Drop for Destination {
             tracing::warn!("cannot remove the hidden directory in {:?}: {cause}", self.dir.path());
         }
         if let (Some((parent, name)), false) = (&self.made, self.kept.get())
-            && let Err(error) = parent.remove_tree(name)
+            && let Err(error) = parent.remove_dir(name)
         {
             tracing::warn!("{}", one_line(&error));
         }

@@ -12,10 +12,11 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::stage::{How, Stage};
+use super::stage::{How, Inside, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
+use crate::relpath::shell_word;
 use crate::sys;
 
 /// What lies under a guarded name. Not a multiple of any page size, and no control file.
@@ -25,7 +26,7 @@ const GUARD: &[u8] = b"wsrep_sst_backup restore is filling this directory: it is
 pub(super) const ARIA_CONTROL: &str = "aria_log_control";
 
 /// What mkfs makes at the top of a file system; it stays as it is.
-pub(super) const LOST_AND_FOUND: &str = "lost+found";
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A target that was examined; nothing is written yet.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Site {
         let Some(first) = foreign.first() else { return Ok(()) };
         if ours {
             return Err(Error::new(Class::Refused, format!("{:?} holds a restore that was interrupted", self.path))
-                .hint(format!("remove it: find {:?} -mindepth 1 -delete", self.path)));
+                .hint(format!("remove it: find {} -mindepth 1 -delete", shell_word(&self.path))));
         }
         Err(Error::new(Class::Refused, format!("the target {:?} is not empty: it holds {first:?}", self.path))
             .hint("move it away first; a restore never overwrites anything"))
@@ -158,10 +159,18 @@ impl Site {
         };
         let guard = guard.map(OsStr::to_owned);
         // From here on dropping the stage takes back what was made.
-        let how = How::Inside { target: target.try_clone()?, made, guard: guard.clone() };
-        let mut stage = Stage { site: self, dir: None, how, kept: false, lock: None };
+        let inside =
+            Inside { target: target.try_clone()?, made, guard: guard.clone(), hidden: false, moved: Vec::new() };
+        let mut stage = Stage { site: self, dir: None, how: How::Inside(inside), kept: false, lock: None };
         let dir = target.create_dir(inner_name())?;
-        stage.lock = Some(locked(&dir)?);
+        match locked(&dir) {
+            Ok(lock) => stage.lock = Some(lock),
+            // Empty: another restore that took it for a dead one's would have written into its own.
+            Err(error) => return target.remove_dir(inner_name()).and(Err(error)),
+        }
+        if let How::Inside(inside) = &mut stage.how {
+            inside.hidden = true;
+        }
         if let Some(guard) = guard {
             write_guard(&dir, &target, &guard)?;
             write_guard(&dir, &target, OsStr::new(ARIA_CONTROL))?;
@@ -179,7 +188,11 @@ fn write_guard(staged: &Dir, target: &Dir, name: &OsStr) -> Result<()> {
     dir::write_file(&mut file, &path, GUARD)?;
     dir::set_mode(&file, &path, 0o644)?;
     dir::sync_file(&file, &path)?;
-    staged.replace(name, target, name)
+    match staged.publish(name, target, name) {
+        // What a restore that died left.
+        Err(_) if is_guard(target, name)? => staged.replace(name, target, name),
+        published => published,
+    }
 }
 
 fn resolve(path: &Path) -> Result<PathBuf> {
@@ -199,7 +212,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     };
     let above = above.canonicalize().map_err(|cause| {
         let error = Error::io("open", above, cause);
-        error.hint(format!("the directory above the target must exist: mkdir -p {above:?}"))
+        error.hint(format!("the directory above the target must exist: mkdir -p {}", shell_word(above)))
     })?;
     Ok(above.join(name))
 }

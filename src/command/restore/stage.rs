@@ -1,12 +1,16 @@
 //! A target while it is filled: published by one rename, or moved up inside the target with the guarded file last; taken
 //! back entirely if it is dropped before it is kept.
+//!
+//! Inside a target nothing is removed but what this restore put there: its hidden directory, its guards, and the names that
+//! it moved up. What somebody else puts there meanwhile stays his.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::site::{ARIA_CONTROL, LOST_AND_FOUND, Site, inner_name, is_guard, is_known};
+use super::site::{ARIA_CONTROL, Site, inner_name, is_guard, is_known};
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result, one_line};
+use crate::wsrep::grastate;
 
 /// A target that is being filled. Dropping it takes everything back, unless it was kept.
 #[derive(Debug)]
@@ -23,8 +27,22 @@ pub struct Stage {
 pub(super) enum How {
     /// Under this name beside the target.
     Beside { staged: OsString, published: bool },
-    /// Inside the target; `guard` is the name that comes last, if a server must be kept away.
-    Inside { target: Dir, made: bool, guard: Option<OsString> },
+    /// Inside the target.
+    Inside(Inside),
+}
+
+/// A target that is filled from inside, and what this restore has put into it so far.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) target: Dir,
+    /// The target itself is new.
+    pub(super) made: bool,
+    /// The name that comes last, if a server must be kept away.
+    pub(super) guard: Option<OsString>,
+    /// The hidden directory is there, and ours.
+    pub(super) hidden: bool,
+    /// The names that were moved up.
+    pub(super) moved: Vec<OsString>,
 }
 
 /// Owner (where it is set) and mode of a target.
@@ -61,26 +79,27 @@ impl Stage {
                 *published = true;
                 parent.sync()
             }
-            How::Inside { target, guard, .. } => {
-                move_up(&dir, target, guard.as_deref())?;
-                give_access(target, access)?;
-                target.sync()
+            How::Inside(inside) => {
+                inside.move_up(&dir)?;
+                give_access(&inside.target, access)?;
+                inside.target.sync()
             }
         }
     }
 
     /// Puts the last file into the place of its guard, if there is one: from now on a server can start here.
     pub fn release(&mut self) -> Result<()> {
-        let How::Inside { target, guard, .. } = &self.how else { return Ok(()) };
-        let staged = self.staged()?;
-        if let Some(guard) = guard {
-            match staged.stat(guard)? {
-                Some(_) => staged.replace(guard, target, guard)?,
-                None => target.remove_file(guard)?,
+        let staged = self.staged()?.try_clone()?;
+        let How::Inside(inside) = &mut self.how else { return Ok(()) };
+        if let Some(guard) = inside.guard.clone() {
+            match staged.stat(&guard)? {
+                Some(_) => inside.replace_guard(&staged, &guard)?,
+                None => inside.remove_guard(&guard)?,
             }
         }
-        target.remove_dir(inner_name())?;
-        target.sync()
+        inside.target.remove_dir(inner_name())?;
+        inside.hidden = false;
+        inside.target.sync()
     }
 
     /// What was written stays.
@@ -101,18 +120,10 @@ impl Stage {
                 }
                 parent.remove_tree(staged)
             }
-            How::Inside { target, made, guard } => {
-                // The guards go last.
-                let guards = |name: &OsString| guard.as_ref() == Some(name) || name == ARIA_CONTROL;
-                let names = target.names()?.into_iter().filter(|name| name != LOST_AND_FOUND);
-                let (last, first): (Vec<_>, Vec<_>) = names.partition(guards);
-                for name in first.into_iter().chain(last) {
-                    match target.stat(&name)? {
-                        Some(found) if dir::is_dir(&found) => target.remove_tree(&name)?,
-                        _ => target.remove_file(&name)?,
-                    }
-                }
-                if *made { parent.remove_dir(name) } else { Ok(()) }
+            How::Inside(inside) => {
+                inside.take_back()?;
+                // Not if somebody put anything into it.
+                if inside.made { parent.remove_dir(name) } else { Ok(()) }
             }
         }
     }
@@ -129,36 +140,88 @@ impl Drop for Stage {
     }
 }
 
-/// Moves everything from `staged` to `target` but the guarded file; Galera's state and Aria's control file after the rest,
-/// because they are what a server looks at first.
-fn move_up(staged: &Dir, target: &Dir, guard: Option<&OsStr>) -> Result<()> {
-    for name in target.names()? {
-        if !is_known(&name) && !is_guard(target, &name)? {
-            let text = format!("somebody put {name:?} into {:?} during the restore", target.path());
-            return Err(Error::new(Class::Refused, text));
+impl Inside {
+    /// Moves everything up from `staged` but the guarded file; Galera's state and Aria's control file after the rest,
+    /// because they are what a server looks at first.
+    fn move_up(&mut self, staged: &Dir) -> Result<()> {
+        for name in self.target.names()? {
+            if !is_known(&name) && !is_guard(&self.target, &name)? {
+                let text = format!("somebody put {name:?} into {:?} during the restore", self.target.path());
+                return Err(Error::new(Class::Refused, text));
+            }
+        }
+        let late = |name: &OsString| name == grastate::FILE_NAME || name == ARIA_CONTROL;
+        let guard = self.guard.as_ref();
+        let names = staged.names()?.into_iter().filter(|name| Some(name) != guard);
+        let (mut last, first): (Vec<_>, Vec<_>) = names.partition(late);
+        for name in first {
+            self.move_name(staged, &name)?;
+        }
+        self.target.sync()?;
+        let has_control = last.iter().any(|name| name == ARIA_CONTROL);
+        last.sort_by_key(|name| name == ARIA_CONTROL);
+        for name in last {
+            if self.guard.is_some() && name == ARIA_CONTROL {
+                self.replace_guard(staged, &name)?;
+            } else {
+                self.move_name(staged, &name)?;
+            }
+        }
+        if self.guard.is_some() && !has_control { self.remove_guard(OsStr::new(ARIA_CONTROL)) } else { Ok(()) }
+    }
+
+    fn move_name(&mut self, staged: &Dir, name: &OsStr) -> Result<()> {
+        staged.publish(name, &self.target, name)?;
+        self.moved.push(name.to_owned());
+        Ok(())
+    }
+
+    fn replace_guard(&mut self, staged: &Dir, name: &OsStr) -> Result<()> {
+        self.check_guard(name)?;
+        staged.replace(name, &self.target, name)?;
+        self.moved.push(name.to_owned());
+        Ok(())
+    }
+
+    fn remove_guard(&self, name: &OsStr) -> Result<()> {
+        self.check_guard(name)?;
+        self.target.remove_file(name)
+    }
+
+    fn check_guard(&self, name: &OsStr) -> Result<()> {
+        if is_guard(&self.target, name)? {
+            return Ok(());
+        }
+        let text = format!("somebody changed {name:?} in {:?} during the restore", self.target.path());
+        Err(Error::new(Class::Refused, text))
+    }
+
+    /// Removes what this restore put into the target, the guarded names last: until then no server starts.
+    fn take_back(&self) -> Result<()> {
+        let guarded = |name: &OsStr| self.guard.as_deref().is_some_and(|guard| name == guard || name == ARIA_CONTROL);
+        for name in self.moved.iter().filter(|name| !guarded(name)) {
+            self.remove_moved(name)?;
+        }
+        if self.hidden && self.target.stat(inner_name())?.is_some() {
+            self.target.remove_tree(inner_name())?;
+        }
+        let Some(guard) = &self.guard else { return Ok(()) };
+        for name in [OsStr::new(ARIA_CONTROL), guard] {
+            if self.moved.iter().any(|moved| moved == name) {
+                self.remove_moved(name)?;
+            } else if is_guard(&self.target, name)? {
+                self.target.remove_file(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_moved(&self, name: &OsStr) -> Result<()> {
+        match self.target.stat(name)? {
+            Some(found) if dir::is_dir(&found) => self.target.remove_tree(name),
+            _ => self.target.remove_file(name),
         }
     }
-    let late = |name: &OsString| name == "grastate.dat" || name == ARIA_CONTROL;
-    let (last, first): (Vec<_>, Vec<_>) =
-        staged.names()?.into_iter().filter(|name| Some(name.as_os_str()) != guard).partition(late);
-    for name in first {
-        staged.publish(&name, target, &name)?;
-    }
-    target.sync()?;
-    let has_control = last.iter().any(|name| name == ARIA_CONTROL);
-    let mut last = last;
-    last.sort_by_key(|name| name == ARIA_CONTROL);
-    for name in last {
-        if guard.is_some() && name == ARIA_CONTROL {
-            staged.replace(&name, target, &name)?;
-        } else {
-            staged.publish(&name, target, &name)?;
-        }
-    }
-    if guard.is_some() && !has_control {
-        target.remove_file(ARIA_CONTROL)?;
-    }
-    Ok(())
 }
 
 fn give_access(dir: &Dir, (owner, mode): Access) -> Result<()> {
