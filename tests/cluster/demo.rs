@@ -13,17 +13,16 @@ pub fn show(keep: bool) -> ExitCode {
     let mut lab = match Lab::new(if keep { After::Servers } else { After::Nothing }) {
         Ok(lab) => lab,
         Err(cause) => {
-            eprintln!("demo: FAILED: cannot set up the lab: {cause}");
+            eprintln!("cannot set up the lab: {cause}");
             return ExitCode::FAILURE;
         }
     };
     // The panic of a failed step has been printed when it gets here.
     if catch_unwind(AssertUnwindSafe(|| steps(&lab, keep))).is_err() {
         lab.leave_nothing();
-        println!("\ndemo: FAILED (see above); everything was taken down again");
+        println!("\neverything was taken down again");
         return ExitCode::FAILURE;
     }
-    println!("\ndemo: OK: the restored node joined by IST, and all three nodes hold the same data");
     ExitCode::SUCCESS
 }
 
