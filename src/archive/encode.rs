@@ -20,6 +20,7 @@ use super::manifest::{
     Entry, EntryKind, Excluded, FORMAT_VERSION, FileClass, INNER_MANIFEST, Manifest, OWN_DIRECTORY, Root, RootName,
     VANISHED, member_path,
 };
+use super::pace::Pace;
 use super::pool::{OpenFile, Written};
 use super::progress::Progress;
 use super::stream::{Contents, TarStream};
@@ -138,6 +139,11 @@ impl<W: Write + Send + 'static> Encoder<W> {
             own_directory: false,
             short: BTreeSet::new(),
         })
+    }
+
+    /// The pace at which the worker threads read, to be set at any time.
+    pub fn pace(&self) -> Pace {
+        self.stream.pace()
     }
 
     /// Adds a directory. Its size is taken as 0.

@@ -20,7 +20,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::codec::{Codec, FRAME_BYTES};
 use super::compress::Compressor;
+use super::guest::Guest;
 use super::manifest::{Frame, Piece};
+use super::pace::Pace;
 use super::progress::Progress;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
@@ -84,6 +86,7 @@ struct Found {
 struct Shared {
     cancel: Cancel,
     progress: Arc<Progress>,
+    pace: Pace,
     stopped: AtomicBool,
     found: Mutex<Found>,
     changed: Condvar,
@@ -115,8 +118,10 @@ impl Shared {
     }
 
     fn failure(&self) -> Error {
-        let told = || Error::new(Class::Io, "the archive cannot be written any more");
-        self.found().failure.take().unwrap_or_else(told)
+        let told = self.found().failure.take();
+        // Threads that were stopped end without a failure of their own: then the reason to stop is what there is to tell.
+        let stopped = || self.cancel.check().err();
+        told.or_else(stopped).unwrap_or_else(|| Error::new(Class::Io, "the archive cannot be written any more"))
     }
 }
 
@@ -168,6 +173,7 @@ impl<W: Write + Send + 'static> Pool<W> {
         let shared = Arc::new(Shared {
             cancel,
             progress,
+            pace: Pace::default(),
             stopped: AtomicBool::new(false),
             found: Mutex::default(),
             changed: Condvar::new(),
@@ -193,6 +199,11 @@ impl<W: Write + Send + 'static> Pool<W> {
     /// An error once anything has failed or the run was stopped.
     pub(super) fn check(&self) -> Result<()> {
         self.shared.check()
+    }
+
+    /// The pace of reading.
+    pub(super) fn pace(&self) -> Pace {
+        self.shared.pace.clone()
     }
 
     /// Waits for an empty slot.
@@ -311,7 +322,7 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
         let raw = &mut slot.raw[run.at..run.at + run.len];
         let (sha256, whole) = match &run.from {
             None => (Digest::of(raw), true),
-            Some((open, offset)) => read_hashed(open, *offset, raw)?,
+            Some((open, offset)) => read_hashed(open, *offset, raw, shared)?,
         };
         if !whole {
             short.push(run.entry);
@@ -330,11 +341,13 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
 }
 
 /// Fills `raw`, zeroes beyond the end of the file; the digest, and whether the file was long enough.
-fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8]) -> Result<(Digest, bool)> {
+fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8], shared: &Shared) -> Result<(Digest, bool)> {
     let mut hasher = Sha256::new();
     let mut whole = true;
     let mut at = offset;
+    let _guest = Guest::begin(&open.file, offset, raw.len());
     for part in raw.chunks_mut(READ_BYTES) {
+        shared.pace.take(part.len(), &shared.cancel)?;
         whole = read_or_zero(open, at, part)? && whole;
         hasher.update(&part);
         at += part.len() as u64;

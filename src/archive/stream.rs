@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::codec::{Codec, FRAME_BYTES};
 use super::layout::{BLOCK, END_BYTES, Place, padded, place};
 use super::manifest::Piece;
+use super::pace::Pace;
 use super::pool::{OpenFile, Pool, Run, Slot, Written, read_or_zero};
 use super::progress::Progress;
 use super::tar_header::Member;
@@ -49,6 +50,11 @@ impl<W: Write + Send + 'static> TarStream<W> {
     ) -> Result<Self> {
         let pool = Pool::start(codec, workers, sink, cancel, progress)?;
         Ok(Self { pool, open: None, short: BTreeSet::new(), headers: Vec::new() })
+    }
+
+    /// The pace of reading.
+    pub(super) fn pace(&self) -> Pace {
+        self.pool.pace()
     }
 
     /// An error once anything has failed or the run was stopped.
