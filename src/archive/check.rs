@@ -6,6 +6,7 @@
 //! * the first root is the datadir and the only one, names are unique, symlinked databases lie on no entry's way;
 //! * an entry's root exists, `(root, path)` is unique, nothing lies below a file, the archive's own directory is not
 //!   the datadir's, a directory has no contents;
+//! * what vanished is no entry, nor above one;
 //! * the frames follow each other from 0, none is larger than a frame can be, tar blocks do not straddle them;
 //! * the pieces of a file lie inside their frames, are one run of the tar stream and as long as the file, and no two
 //!   files share a byte.
@@ -14,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::codec::{FRAME_BYTES, STORED_BYTES_MAX};
 use super::layout::BLOCK;
-use super::manifest::{Entry, EntryKind, Frame, Manifest, OWN_DIRECTORY, Piece, RootKind};
+use super::manifest::{Entry, EntryKind, Frame, Manifest, OWN_DIRECTORY, Piece, RootKind, VANISHED};
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
 
@@ -30,6 +31,7 @@ impl Manifest {
         for excluded in &self.excluded {
             self.root(excluded.root)?;
         }
+        check_vanished(self)?;
         if let Some(frames) = &self.frames {
             check_frames(frames)?;
         }
@@ -74,6 +76,21 @@ fn check_entries(manifest: &Manifest) -> Result<()> {
             let file = kinds.get(&(entry.root, above)) == Some(&EntryKind::File);
             require(!file, || format!("{} is below a file", entry.path))?;
         }
+    }
+    Ok(())
+}
+
+/// Who unpacks with tar removes what vanished: nothing of the backup may be among that.
+fn check_vanished(manifest: &Manifest) -> Result<()> {
+    let gone = manifest.excluded.iter().filter(|excluded| excluded.reason == VANISHED);
+    let gone: HashSet<(u32, &[u8])> = gone.map(|excluded| (excluded.root, excluded.path.as_bytes())).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    for entry in &manifest.files {
+        let path = entry.path.as_bytes();
+        let named = ancestors(path).chain([path]).any(|above| gone.contains(&(entry.root, above)));
+        require(!named, || format!("{} is there and has vanished", entry.path))?;
     }
     Ok(())
 }

@@ -17,8 +17,8 @@ use super::check::is_own;
 use super::codec::Codec;
 use super::label::BackupId;
 use super::manifest::{
-    Entry, EntryKind, Excluded, FORMAT_VERSION, FileClass, INNER_MANIFEST, Manifest, OWN_DIRECTORY, Root, RootName,
-    VANISHED, member_path,
+    Entry, EntryKind, Excluded, FORMAT_VERSION, FileClass, INNER_MANIFEST, Manifest, OWN_DIRECTORY, REMOVED_LIST, Root,
+    RootName, VANISHED, member_path,
 };
 use super::pace::Pace;
 use super::pool::{OpenFile, Written};
@@ -178,7 +178,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
     }
 
     /// Takes a member out of the manifest. Unless its path is added again, the manifest lists it as excluded, with the
-    /// reason [`VANISHED`].
+    /// reason [`VANISHED`], and so does [`REMOVED_LIST`].
     pub fn forget(&mut self, id: EntryId) {
         let entry = self.entries.get_mut(id.0 as usize).and_then(Option::take);
         let Some(Entry { root, path, .. }) = entry else { return };
@@ -192,7 +192,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
         self.barrier_before_end()?;
         let mut manifest = self.manifest(head)?;
         manifest.check()?;
-        self.write_inner_manifest(&manifest)?;
+        self.write_own_members(&manifest)?;
         let Written { sink, frames, stored_bytes, raw_bytes, sha256 } = self.stream.finish()?;
         manifest.frames = Some(frames);
         manifest.check()?;
@@ -304,8 +304,10 @@ impl<W: Write + Send + 'static> Encoder<W> {
         })
     }
 
-    /// Writes the last member. It belongs to whoever owns the first entry, and is as young as the youngest.
-    fn write_inner_manifest(&mut self, manifest: &Manifest) -> Result<()> {
+    /// Writes the list of what vanished, if anything did, and the last member. They belong to whoever owns the first
+    /// entry, and are as young as the youngest.
+    fn write_own_members(&mut self, manifest: &Manifest) -> Result<()> {
+        let removed = manifest.removed_list()?;
         let json = manifest.to_json()?;
         let youngest = manifest.files.iter().map(|entry| entry.mtime).max().unwrap_or(1).max(1);
         let first = manifest.files.first();
@@ -324,6 +326,10 @@ impl<W: Write + Send + 'static> Encoder<W> {
         let directory = format!("{OWN_DIRECTORY}/");
         if !self.own_directory {
             self.stream.put(&own(directory.as_bytes(), true, 0o700, 0), NO_ENTRY, &Contents::Bytes(&[]))?;
+        }
+        if !removed.is_empty() {
+            let member = own(REMOVED_LIST.as_bytes(), false, 0o600, removed.len() as u64);
+            self.stream.put(&member, NO_ENTRY, &Contents::Bytes(&removed))?;
         }
         let member = own(INNER_MANIFEST.as_bytes(), false, 0o600, json.len() as u64);
         self.stream.put(&member, NO_ENTRY, &Contents::Bytes(&json))

@@ -34,7 +34,8 @@ const ENOUGH_PART: u64 = 50;
 /// How often the files may move so that they cannot be looked at.
 const ATTEMPTS: u32 = 3;
 
-/// Makes up to `max_passes` passes over the files for which `wanted` holds; how many were made.
+/// Makes up to `max_passes` passes over the files for which `wanted` holds, and over all directories, so that one that
+/// vanishes is known to have been there; how many were made.
 pub fn precopy(
     settling: &mut Settling<'_>,
     files: &mut dyn Files,
@@ -43,7 +44,9 @@ pub fn precopy(
     cancel: &Cancel,
 ) -> Result<u32> {
     let clock = Clock::new(MARGIN);
-    let worth = |found: &Found, now: Stamp| wanted(found) && is_worth_it(found, clock, now);
+    let worth = |found: &Found, now: Stamp| {
+        found.kind == EntryKind::Directory || (wanted(found) && is_worth_it(found, clock, now))
+    };
     let mut failed = 0;
     let mut passes = 0;
     while passes < max_passes {
@@ -66,9 +69,6 @@ pub fn precopy(
 }
 
 fn is_worth_it(found: &Found, clock: Clock, now: Stamp) -> bool {
-    if found.kind == EntryKind::Directory {
-        return true;
-    }
     let name = found.path.file_name().to_string_lossy();
     let class = !matches!(found.class, FileClass::Redo | FileClass::LogTable | FileClass::Unfrozen);
     let mapped = name == "tc.log" || name.ends_with(".MYD");

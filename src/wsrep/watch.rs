@@ -115,11 +115,9 @@ impl Watched {
             if signal {
                 self.take_signals();
             }
-            // A word comes before what else is ready: the server may end as soon as it may.
-            match if wake { self.word() } else { LOOK_AGAIN } {
-                STOP => return,
-                SERVER_MAY_GO => self.server = None,
-                _ => {}
+            // Words come before what else is ready: the server may end as soon as it may.
+            if wake && !self.hear() {
+                return;
             }
             if server && self.server.is_some() {
                 self.server = None;
@@ -156,12 +154,15 @@ impl Watched {
         }
     }
 
-    /// The end of the pipe is a word too: then its owner is gone.
-    fn word(&mut self) -> u8 {
-        let mut word = [STOP];
-        // What could not be read leaves the word as it is.
-        let _ = self.wake.read_exact(&mut word);
-        word[0]
+    /// Hears everything that was said so far; whether to go on. The end of the pipe is a word too: its owner is gone.
+    fn hear(&mut self) -> bool {
+        let mut words = [0; 64];
+        let Ok(count @ 1..) = self.wake.read(&mut words) else { return false };
+        let said = |word: u8| words.iter().take(count).any(|said| *said == word);
+        if said(SERVER_MAY_GO) {
+            self.server = None;
+        }
+        !said(STOP)
     }
 }
 

@@ -3,10 +3,14 @@
 
 mod answer;
 mod arguments;
+mod clone;
 mod destination;
 mod dialogue;
+mod disk;
+mod held;
 mod interruption;
 mod outcome;
+mod precopy;
 mod server;
 mod small_disk;
 mod tree;

@@ -30,6 +30,9 @@ pub const ASKED: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:24732";
 /// Where the files stand when the server holds them still.
 pub const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:24755";
 
+/// The whole dialogue of a backup.
+pub const DIALOGUE: [&str; 3] = ["flush tables", "continue", "done 6d3f9a04-1234-11ef-8000-0242ac120002:24755 0"];
+
 /// The server's buffer less its zero byte.
 const LINE_BYTES: usize = 127;
 

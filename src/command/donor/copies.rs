@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::members::Members;
 use crate::archive::manifest::{EntryKind, RootName};
+use crate::command::human;
 use crate::datadir::inventory::{Found, Key};
 use crate::datadir::survey::Datadir;
 use crate::error::Result;
@@ -50,7 +51,8 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
     /// read; returns what the operator should know about all of them.
     pub(super) fn stream(mut self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
         for (root, (files, cause)) in &self.why_refused {
-            warn!("{files} files of {root} could not be cloned, and were copied inside the window: {}", cause.desc());
+            let files = human::count(*files, "file");
+            warn!("{files} of {root} could not be cloned, and copied inside the window: {}", cause.desc());
         }
         for found in &settled.inventory.files {
             if let Some(Range { file, offset }) = self.ranges.remove(&found.key()) {

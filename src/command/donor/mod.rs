@@ -135,8 +135,8 @@ fn release(session: Session<Released>, prepared: &Prepared, watch: &mut Watch) -
     if !prepared.is_released_early() {
         return Ok(Some(session));
     }
-    session.done()?;
     watch.server_may_go();
+    session.done()?;
     report::released_early();
     Ok(None)
 }
