@@ -26,7 +26,7 @@ impl Reason {
             Reason::ServerGone => Error::new(Class::Server, "the server that asked for the backup is gone"),
             Reason::FrozenLimit(limit) => Error::new(
                 Class::Deadline,
-                format!("the server was frozen for longer than frozen-limit ({} s)", limit.as_secs()),
+                format!("the server was frozen for longer than frozen-limit ({} s)", limit.as_secs_f32()),
             ),
             Reason::CloneSpace => {
                 Error::new(Class::Io, "the clone was given up, so that the server does not run out of space")

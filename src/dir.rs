@@ -359,9 +359,13 @@ pub(crate) mod fault {
         Dead,
     }
 
+    /// What somebody else does, and the part of a path before whose first use he does it.
+    type Stranger = (String, Box<dyn FnOnce()>);
+
     thread_local! {
         static LEFT: Cell<Option<(u32, After)>> = const { Cell::new(None) };
         static DENIED: RefCell<Option<String>> = const { RefCell::new(None) };
+        static STRANGER: RefCell<Option<Stranger>> = const { RefCell::new(None) };
     }
 
     /// Runs `work` with operation number `k` failing; says whether that operation was reached.
@@ -380,8 +384,21 @@ pub(crate) mod fault {
         result
     }
 
+    /// Runs `work`, and `stranger` just before its first operation on a path that holds `part`.
+    pub(crate) fn with_stranger<T>(part: &str, stranger: impl FnOnce() + 'static, work: impl FnOnce() -> T) -> T {
+        STRANGER.replace(Some((part.to_owned(), Box::new(stranger))));
+        let result = work();
+        assert!(STRANGER.replace(None).is_none(), "nothing was done to {part}");
+        result
+    }
+
     /// One operation.
     pub(crate) fn point(verb: &str, path: &Path) -> Result<()> {
+        let comes =
+            |held: &mut Option<Stranger>| held.take_if(|(part, _)| path.to_string_lossy().contains(part.as_str()));
+        if let Some((_, stranger)) = STRANGER.with_borrow_mut(comes) {
+            stranger();
+        }
         let denied = DENIED.with_borrow(|part| part.as_ref().is_some_and(|part| path.to_string_lossy().contains(part)));
         if denied && verb == "create" {
             return Err(Error::io(verb, path, Errno::EACCES));

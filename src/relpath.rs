@@ -87,6 +87,26 @@ fn push_escaped(text: &mut String, byte: u8) {
     text.push_str(&format!("%{byte:02X}"));
 }
 
+/// `path` as one word of a command line, to be pasted into a shell: as it is, or in quotes.
+pub fn shell_word(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:@,%=".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        // Only these quotes, which bash and its like know, can name such a byte in a line that can be printed.
+        _ => {
+            let byte = |byte: &u8| match byte {
+                b' '..=b'~' if !b"'\\".contains(byte) => char::from(*byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            };
+            format!("$'{}'", bytes.iter().map(byte).collect::<String>())
+        }
+    }
+}
+
 /// The bytes that [`escape`] wrote.
 pub fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -178,6 +198,30 @@ mod tests {
         let path = RelPath::new(OsString::from_vec(b"a\nb\xff%/c".to_vec())).unwrap();
         assert_eq!(path.to_string(), "a%0Ab%FF%25/c");
         assert_eq!("a%0Ab%FF%25/c".parse::<RelPath>().unwrap(), path);
+    }
+
+    #[test]
+    fn a_plain_path_is_a_word_as_it_is_and_others_are_quoted() {
+        for (path, word) in [
+            ("/var/lib/mysql", "/var/lib/mysql"),
+            ("/data/my sql", "'/data/my sql'"),
+            ("/data/it's $HOME", r"'/data/it'\''s $HOME'"),
+            ("/dätä", "'/dätä'"),
+            ("/a\nb'", r"$'/a\x0ab\x27'"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50))]
+        #[test]
+        fn a_shell_reads_the_word_as_the_path(bytes in prop::collection::vec(1..=255u8, 1..40)) {
+            let path = PathBuf::from(OsString::from_vec(bytes.clone()));
+            let script = format!("printf %s {}", shell_word(&path));
+            let printed = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+            prop_assert_eq!(printed.stdout, bytes);
+        }
     }
 
     proptest! {

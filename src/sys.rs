@@ -135,9 +135,9 @@ pub fn host_name() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// A number that two runs of one second do not share: not for secrets.
-pub fn random_u16() -> u16 {
+/// A number that two runs of one second do not share: for names, not for secrets.
+pub fn random_u32() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds it from the operating system.
-    std::hash::RandomState::new().build_hasher().finish() as u16
+    std::hash::RandomState::new().build_hasher().finish() as u32
 }

@@ -3,8 +3,10 @@
 //! Everything that restores or verifies indexes by a manifest's numbers and joins its paths, so [`Manifest::parse`]
 //! proves here, once:
 //!
+//! * no list is longer than a server's directories can make it;
 //! * the first root is the datadir and the only one, names are unique, symlinked databases lie on no entry's way;
-//! * an entry's root exists, `(root, path)` is unique, nothing lies below a file, the archive's own directory is not
+//! * the root that an entry, a referrer or an excluded path names exists, no referrer is in the archive's own directory;
+//! * an entry's `(root, path)` is unique, nothing lies below a file, the archive's own directory is not
 //!   the datadir's, a directory has no contents;
 //! * what vanished is no entry, nor above one;
 //! * the frames follow each other from 0, none is larger than a frame can be, tar blocks do not straddle them;
@@ -15,7 +17,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::codec::{FRAME_BYTES, STORED_BYTES_MAX};
 use super::layout::BLOCK;
-use super::manifest::{Entry, EntryKind, Frame, Manifest, OWN_DIRECTORY, Piece, RootKind, VANISHED};
+use super::manifest::{
+    ENTRIES_MAX, EXCLUDED_MAX, Entry, EntryKind, Frame, Manifest, OWN_DIRECTORY, PIECES_MAX, Piece, REFERRERS_MAX,
+    ROOTS_MAX, RootKind, VANISHED, WARNINGS_MAX,
+};
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
 
@@ -25,6 +30,7 @@ const OWNER_BYTES_MAX: usize = 256;
 impl Manifest {
     /// Proves what the head of this file promises.
     pub(super) fn check(&self) -> Result<()> {
+        Counts::of(self).check()?;
         check_roots(self)?;
         check_entries(self)?;
         check_links(self)?;
@@ -32,6 +38,11 @@ impl Manifest {
             self.root(excluded.root)?;
         }
         check_vanished(self)?;
+        for referrer in self.roots.iter().flat_map(|root| &root.referrers) {
+            self.root(referrer.root)?;
+            let foreign = referrer.root != 0 || !is_own(&referrer.path);
+            require(foreign, || format!("{} is in the archive's own directory", referrer.path))?;
+        }
         if let Some(frames) = &self.frames {
             check_frames(frames)?;
         }
@@ -45,6 +56,43 @@ fn bad(what: impl std::fmt::Display) -> Error {
 
 fn require(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(bad(what())) }
+}
+
+/// How long the lists of a manifest are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    roots: usize,
+    entries: usize,
+    referrers: usize,
+    excluded: usize,
+    pieces: usize,
+    warnings: usize,
+}
+
+impl Counts {
+    fn of(manifest: &Manifest) -> Self {
+        Self {
+            roots: manifest.roots.len(),
+            entries: manifest.files.len(),
+            referrers: manifest.roots.iter().map(|root| root.referrers.len()).sum(),
+            excluded: manifest.excluded.len(),
+            pieces: manifest.files.iter().map(|entry| entry.pieces.len()).sum(),
+            warnings: manifest.warnings.len(),
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        let limits = [
+            (self.roots, ROOTS_MAX, "roots"),
+            (self.entries, ENTRIES_MAX, "files"),
+            (self.referrers, REFERRERS_MAX, "names of files elsewhere"),
+            (self.excluded, EXCLUDED_MAX, "excluded paths"),
+            (self.pieces, PIECES_MAX, "pieces"),
+            (self.warnings, WARNINGS_MAX, "warnings"),
+        ];
+        let over = limits.iter().find(|(count, most, _)| count > most);
+        over.map_or(Ok(()), |(count, most, what)| Err(bad(format!("it has {count} {what}, and may have {most}"))))
+    }
 }
 
 fn check_roots(manifest: &Manifest) -> Result<()> {
@@ -185,4 +233,33 @@ pub(super) fn is_own(path: &RelPath) -> bool {
 /// The paths of the directories above `path`, nearest the root first.
 pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_list_may_be_as_long_as_its_limit_and_no_longer() {
+        let most = Counts {
+            roots: ROOTS_MAX,
+            entries: ENTRIES_MAX,
+            referrers: REFERRERS_MAX,
+            excluded: EXCLUDED_MAX,
+            pieces: PIECES_MAX,
+            warnings: WARNINGS_MAX,
+        };
+        most.check().unwrap();
+        let over = [
+            Counts { roots: most.roots + 1, ..most },
+            Counts { entries: most.entries + 1, ..most },
+            Counts { referrers: most.referrers + 1, ..most },
+            Counts { excluded: most.excluded + 1, ..most },
+            Counts { pieces: most.pieces + 1, ..most },
+            Counts { warnings: most.warnings + 1, ..most },
+        ];
+        for counts in over {
+            assert_eq!(counts.check().unwrap_err().class(), Class::Damage, "{counts:?}");
+        }
+    }
 }

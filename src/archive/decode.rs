@@ -4,11 +4,12 @@
 //! parsed, and a frame decompresses into a buffer of the length that the manifest gives.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::codec::{Codec, FRAME_BYTES, STORED_BYTES_MAX};
+use super::codec::{Codec, FRAME_BYTES, STORED_BYTES_MAX, WRITE_BYTES};
 use super::compress::Decompressor;
 use super::manifest::{Entry, Frame, Manifest, Piece};
 use super::progress::Progress;
@@ -21,7 +22,7 @@ use crate::error::{Class, Error, Result};
 pub trait PieceSink: Sync {
     /// Takes proved bytes of the file with the index `file` in [`Manifest::files`], which begin at `offset` in it.
     ///
-    /// Every byte of a wanted file comes exactly once, in any order.
+    /// Every byte of a wanted file comes exactly once, in any order, at most [`WRITE_BYTES`] at a time.
     fn write(&self, file: usize, offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
@@ -55,15 +56,16 @@ pub fn restore(
         cancel,
         progress,
         jobs: &jobs,
-        next: AtomicUsize::new(0),
+        shares: Shares::new(jobs.len(), workers.get()),
         failed: AtomicBool::new(false),
         failure: Mutex::new(None),
     };
     std::thread::scope(|scope| {
-        for _ in 1..workers.get().min(jobs.len()) {
-            scope.spawn(|| restorer.work());
+        let restorer = &restorer;
+        for worker in 1..workers.get().min(jobs.len()) {
+            scope.spawn(move || restorer.work(worker));
         }
-        restorer.work();
+        restorer.work(0);
     });
     cancel.check()?;
     let failure = restorer.failure.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -84,6 +86,32 @@ pub(super) fn pieces_by_frame(manifest: &Manifest, wanted: &dyn Fn(usize) -> boo
     pieces
 }
 
+/// Who restores which frames: each worker a stretch of its own, in order, and then half of the longest one left.
+///
+/// Two workers in one file wait for each other, for a file is written under its inode's lock; far apart in the archive
+/// they are mostly in different files.
+struct Shares(Mutex<Vec<Range<usize>>>);
+
+impl Shares {
+    fn new(jobs: usize, workers: usize) -> Self {
+        Self(Mutex::new((0..workers).map(|worker| jobs * worker / workers..jobs * (worker + 1) / workers).collect()))
+    }
+
+    fn next(&self, worker: usize) -> Option<usize> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = shares.get_mut(worker)?.next() {
+            return Some(index);
+        }
+        let longest = shares.iter_mut().max_by_key(|share| share.len())?;
+        let middle = longest.start + longest.len() / 2;
+        let mut taken = middle..longest.end;
+        longest.end = middle;
+        let index = taken.next();
+        *shares.get_mut(worker)? = taken;
+        index
+    }
+}
+
 struct Restorer<'a> {
     source: &'a dyn ReadAt,
     manifest: &'a Manifest,
@@ -92,17 +120,17 @@ struct Restorer<'a> {
     cancel: &'a Cancel,
     progress: &'a Progress,
     jobs: &'a [&'a [Wanted]],
-    next: AtomicUsize,
+    shares: Shares,
     failed: AtomicBool,
-    /// The failure nearest the beginning of the archive, and its job.
+    /// Of several failures the one nearest the beginning of the archive, and its job.
     failure: Mutex<Option<(usize, Error)>>,
 }
 
 impl Restorer<'_> {
-    fn work(&self) {
+    fn work(&self, worker: usize) {
         let mut reader = None;
         while !self.failed.load(Ordering::Acquire) && !self.cancel.is_raised() {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(index) = self.shares.next(worker) else { return };
             let Some(job) = self.jobs.get(index) else { return };
             if let Err(error) = self.restore_frame(&mut reader, job) {
                 self.fail(index, error);
@@ -130,7 +158,11 @@ impl Restorer<'_> {
         self.progress.add_stored(frame.stored.into());
         for wanted in job {
             let bytes = proved(raw, &wanted.piece).map_err(|what| self.damaged(wanted, Fault::Damage(what)))?;
-            self.sink.write(wanted.file, wanted.offset, bytes)?;
+            let mut offset = wanted.offset;
+            for part in bytes.chunks(WRITE_BYTES) {
+                self.sink.write(wanted.file, offset, part)?;
+                offset += part.len() as u64;
+            }
             self.progress.add_raw(wanted.piece.len.into());
         }
         Ok(())
@@ -205,5 +237,26 @@ impl FrameReader {
             self.decompressor.decompress(stored, raw).map_err(Fault::Damage)?;
         }
         Ok(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_job_is_done_once_whoever_asks(
+            jobs in 0..60usize,
+            workers in 1..6usize,
+            order in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
+        ) {
+            let shares = Shares::new(jobs, workers);
+            let mut done: Vec<usize> = order.iter().filter_map(|who| shares.next(who.index(workers))).collect();
+            done.extend((0..workers).flat_map(|worker| std::iter::from_fn(|| shares.next(worker)).collect::<Vec<_>>()));
+            done.sort_unstable();
+            prop_assert_eq!(done, (0..jobs).collect::<Vec<_>>());
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! instant needs. An archive is whole only after [`Encoder::finish`]: dropping the encoder ends its threads and leaves
 //! a stream without manifest and end, which no reader takes for a backup.
 //!
-//! A sink whose `write` blocks for ever blocks [`Encoder::finish`] and the drop too: give it one that does not.
+//! A sink whose `write` blocks does not hold the caller for long: [`Encoder::finish`] hears [`Cancel`], and dropping the encoder
+//! leaves a thread that will not end to the end of the process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -21,7 +22,7 @@ use super::manifest::{
     RootName, VANISHED, member_path,
 };
 use super::pace::Pace;
-use super::pool::{OpenFile, Written};
+use super::pool::Written;
 use super::progress::Progress;
 use super::stream::{Contents, TarStream};
 use super::tar_header::Member;
@@ -123,6 +124,8 @@ pub struct Encoder<W> {
     /// Names of roots whose directory stands in the archive.
     roots: HashMap<u32, RootName>,
     own_directory: bool,
+    /// The directory that [`is_below_file`](Self::is_below_file) looked at last.
+    clear: (u32, Vec<u8>),
     /// Entries whose file was too short and that have not been replaced yet.
     short: BTreeSet<EntryId>,
 }
@@ -137,6 +140,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
             names: HashMap::new(),
             roots: HashMap::new(),
             own_directory: false,
+            clear: (0, Vec::new()),
             short: BTreeSet::new(),
         })
     }
@@ -157,8 +161,8 @@ impl<W: Write + Send + 'static> Encoder<W> {
     ///
     /// An earlier member of the same root and path is superseded: the later one wins.
     pub fn add_file(&mut self, meta: Meta, file: Arc<File>, base: u64) -> Result<EntryId> {
-        let open = Arc::new(OpenFile { file, path: meta.path.clone() });
-        self.add(meta, EntryKind::File, &Contents::File(open, base))
+        let path = meta.path.clone();
+        self.add(meta, EntryKind::File, &Contents::File(&file, &path, base))
     }
 
     /// Adds a file that the backup itself makes; its size is that of `bytes`.
@@ -191,7 +195,6 @@ impl<W: Write + Send + 'static> Encoder<W> {
     pub fn finish(mut self, head: ManifestHead) -> Result<Finished<W>> {
         self.barrier_before_end()?;
         let mut manifest = self.manifest(head)?;
-        manifest.check()?;
         self.write_own_members(&manifest)?;
         let Written { sink, frames, stored_bytes, raw_bytes, sha256 } = self.stream.finish()?;
         manifest.frames = Some(frames);
@@ -230,9 +233,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
         }
         let id = u32::try_from(self.entries.len()).ok().filter(|id| *id < u32::MAX).map(EntryId);
         let id = id.ok_or_else(|| Error::new(Class::Refused, "there are too many files for one archive"))?;
-        let mut above = std::iter::successors(meta.path.parent(), RelPath::parent);
-        let is_file = |path| self.names.get(&(meta.root, path)).is_some_and(|used| used.kind == EntryKind::File);
-        let below_file = above.any(is_file);
+        let below_file = self.is_below_file(meta);
         let used = self.names.entry((meta.root, meta.path.clone())).or_insert(Used { kind, entry: None });
         if used.kind != kind || below_file {
             let text = format!("\"{}\" changed between file and directory while it was copied", meta.path);
@@ -244,6 +245,22 @@ impl<W: Write + Send + 'static> Encoder<W> {
             *superseded = None;
         }
         Ok(id)
+    }
+
+    /// Whether a directory above is known as a file. Neighbours mostly share theirs: the answer "no" is kept.
+    fn is_below_file(&mut self, meta: &Meta) -> bool {
+        let parent = meta.path.as_bytes().iter().rposition(|byte| *byte == b'/');
+        let parent = &meta.path.as_bytes()[..parent.unwrap_or(0)];
+        if self.clear.0 == meta.root && self.clear.1 == parent {
+            return false;
+        }
+        let mut above = std::iter::successors(meta.path.parent(), RelPath::parent);
+        let is_file = |path| self.names.get(&(meta.root, path)).is_some_and(|used| used.kind == EntryKind::File);
+        if above.any(is_file) {
+            return true;
+        }
+        self.clear = (meta.root, parent.to_vec());
+        false
     }
 
     /// Adds the archive's own directories that `meta` lies in: for root alone, since other tables lie below them.

@@ -3,9 +3,12 @@
 //! Both come from outside. Their length is bounded before they are parsed, and the format version is looked at before
 //! anything else: a document of a later version may look different in every other respect.
 
+use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use zstd::zstd_safe::{self, CParameter};
 
 use super::label::Label;
@@ -18,8 +21,8 @@ pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 /// The longest label: a label names no file, so it has a few kilobytes.
 pub const LABEL_BYTES_MAX: usize = 1 << 20;
 
-/// The compression level of the stored manifest: half of it is digests, which nothing makes smaller.
-const MANIFEST_LEVEL: i32 = 3;
+/// The compression level of the stored manifest: half of it is digests, which no level makes smaller.
+const MANIFEST_LEVEL: i32 = 1;
 
 /// The longest name of a stored object.
 const NAME_BYTES_MAX: usize = 100;
@@ -98,6 +101,39 @@ impl Label {
     }
 }
 
+/// Reads a list of at most `MOST` things: memory is not spent on the first one beyond that, or on any after it.
+pub(super) fn at_most<'de, const MOST: usize, D, T>(deserializer: D) -> std::result::Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<const MOST: usize, T>(PhantomData<T>);
+
+    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for List<MOST, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Vec<T>, A::Error> {
+            let mut found = Vec::new();
+            while found.len() < MOST {
+                match list.next_element()? {
+                    Some(next) => found.push(next),
+                    None => return Ok(found),
+                }
+            }
+            match list.next_element::<IgnoredAny>()? {
+                None => Ok(found),
+                Some(_) => Err(A::Error::invalid_length(MOST + 1, &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_seq(List::<MOST, T>(PhantomData))
+}
+
 fn compact(what: &str, document: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(document).map_err(|cause| unwritable(what, cause))
 }
@@ -120,4 +156,24 @@ fn parse_versioned<'a, T: Deserialize<'a>>(what: &str, json: &'a [u8]) -> Result
         return Err(Error::new(Class::Unsupported, text).hint("read it with a newer wsrep_sst_backup"));
     }
     serde_json::from_slice(json).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_ends_where_it_is_too_long() {
+        #[derive(Deserialize)]
+        struct Short(#[serde(deserialize_with = "at_most::<2, _, _>")] Vec<u8>);
+        let read = |json: &str| serde_json::from_str::<Short>(json).map(|short| short.0);
+        for (json, list) in [("[]", vec![]), ("[1]", vec![1]), ("[1,2]", vec![1, 2])] {
+            assert_eq!(read(json).unwrap(), list);
+        }
+        let error = read("[1,2,3,4]").unwrap_err();
+        assert!(error.to_string().contains("at most 2"), "{error}");
+        // Beyond the limit nothing is kept, not even looked at as a number.
+        assert!(read("[1,2,\"x\"").unwrap_err().to_string().contains("at most 2"));
+        assert!(read("7").is_err());
+    }
 }

@@ -68,8 +68,8 @@ pub struct Label {
     pub manifest: Stored,
     /// The request that this backup answers, from the SST address.
     pub request: Option<String>,
-    /// What the operator should know about this backup.
-    pub warnings: Vec<String>,
+    /// How many warnings the manifest holds: a label names no table.
+    pub warnings: u64,
 }
 
 /// How the bytes were held still.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Codec;
+use super::json::at_most;
 use super::label::BackupId;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
@@ -32,6 +33,24 @@ pub const REMOVED_LIST: &str = ".wsrep_sst_backup/removed";
 /// copied: `tar -x` makes it, `restore` does not.
 pub const VANISHED: &str = "vanished while the backup was made";
 
+/// The most roots of a manifest: what a donor run finds is fewer.
+pub(super) const ROOTS_MAX: usize = 10_000;
+
+/// The most directories and files of a manifest: a donor run takes two million, and adds a few of its own.
+pub(super) const ENTRIES_MAX: usize = 2_100_000;
+
+/// The most [`Referrer`]s of a manifest, of all roots: each is a file of the donor.
+pub(super) const REFERRERS_MAX: usize = ENTRIES_MAX;
+
+/// The most paths that a manifest says were left out: what a donor run meets, and what vanished while it copied.
+pub(super) const EXCLUDED_MAX: usize = 2 * ENTRIES_MAX;
+
+/// The most pieces of a manifest: 32 TiB of whole frames.
+pub(super) const PIECES_MAX: usize = 8 << 20;
+
+/// The most warnings of a manifest.
+pub(super) const WARNINGS_MAX: usize = 100_000;
+
 /// The contents of one archive.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -44,12 +63,16 @@ pub struct Manifest {
     /// The compression of every frame.
     pub codec: Codec,
     /// The directories of the donor; the first is the datadir.
+    #[serde(deserialize_with = "at_most::<ROOTS_MAX, _, _>")]
     pub roots: Vec<Root>,
     /// Every directory and file, in the order of the archive.
+    #[serde(deserialize_with = "at_most::<ENTRIES_MAX, _, _>")]
     pub files: Vec<Entry>,
     /// What was found and left out, with the reason.
+    #[serde(deserialize_with = "at_most::<EXCLUDED_MAX, _, _>")]
     pub excluded: Vec<Excluded>,
     /// What the operator should know about this backup.
+    #[serde(deserialize_with = "at_most::<WARNINGS_MAX, _, _>")]
     pub warnings: Vec<String>,
     /// The frames in order. Absent in the copy of the manifest that is inside the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +96,7 @@ pub struct Root {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
     /// What on the donor pointed to single files of this root, to be made again when it is restored.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "at_most::<REFERRERS_MAX, _, _>")]
     pub referrers: Vec<Referrer>,
 }
 
@@ -131,6 +154,8 @@ pub enum RootKind {
     InnodbDoublewrite,
     /// `aria_log_dir_path`.
     AriaLog,
+    /// `rocksdb_datadir` or `rocksdb_wal_dir`.
+    Rocksdb,
     /// The directory of `log_bin`, or of `log_bin_index`.
     Binlog,
     /// The target of a database that is a symbolic link in the datadir.
@@ -187,6 +212,17 @@ pub enum EntryKind {
     Directory,
     /// A regular file.
     File,
+}
+
+impl EntryKind {
+    /// The permission bits of `mode` that a backup keeps: nobody's file runs as somebody else, whoever owns it after a
+    /// restore, and no directory gives its group away.
+    pub fn permissions(self, mode: u32) -> u32 {
+        match self {
+            EntryKind::Directory => mode & 0o1777,
+            EntryKind::File => mode & 0o777,
+        }
+    }
 }
 
 /// What a file is for the server; also the order of copying within a pass.
@@ -277,6 +313,11 @@ impl Manifest {
         }
         names.sort_unstable();
         Ok(names.into_iter().rev().flat_map(|name| [name, vec![0]]).flatten().collect())
+    }
+
+    /// The files, without the directories.
+    pub fn plain_files(&self) -> impl Iterator<Item = &Entry> {
+        self.files.iter().filter(|entry| entry.kind == EntryKind::File)
     }
 
     /// Bytes of all files.

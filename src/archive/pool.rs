@@ -15,10 +15,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use sha2::{Digest as _, Sha256};
 
-use super::codec::{Codec, FRAME_BYTES};
+use super::codec::{Codec, FRAME_BYTES, WRITE_BYTES};
 use super::compress::Compressor;
 use super::guest::Guest;
 use super::manifest::{Frame, Piece};
@@ -32,14 +32,19 @@ use crate::relpath::RelPath;
 /// How often somebody who waits looks whether the run was stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a run that failed waits for its threads. One that a disk or a dead file server holds is left behind: it ends
+/// with the process, and must not keep the process from telling the server what happened.
+const PARTING: Duration = Duration::from_millis(200);
+
 /// Bytes that are read and hashed at a time, so that hashing finds them in the nearest caches.
 const READ_BYTES: usize = 256 << 10;
 
-/// An open file whose bytes go into the archive.
-pub(super) struct OpenFile {
+/// Where a worker reads a run.
+pub(super) struct Origin {
     pub(super) file: Arc<File>,
     /// For messages.
     pub(super) path: RelPath,
+    pub(super) offset: u64,
 }
 
 /// A run of a file's bytes in a slot.
@@ -48,7 +53,7 @@ pub(super) struct Run {
     pub(super) at: usize,
     pub(super) len: usize,
     /// Where the worker reads it; `None` if the caller has put the bytes there.
-    pub(super) from: Option<(Arc<OpenFile>, u64)>,
+    pub(super) from: Option<Origin>,
 }
 
 /// One frame on its way.
@@ -64,6 +69,11 @@ pub(super) struct Slot {
 impl Slot {
     fn new() -> Self {
         Self { sequence: 0, raw: vec![0; FRAME_BYTES], fill: 0, runs: Vec::new(), stored: Vec::new() }
+    }
+
+    /// How many files the slot holds open.
+    pub(super) fn open_files(&self) -> usize {
+        self.runs.iter().filter(|run| run.from.is_some()).count()
     }
 
     /// The next `len` bytes of the frame, which hold whatever the slot held before.
@@ -117,11 +127,10 @@ impl Shared {
         if self.stopped.load(Ordering::Acquire) { Err(self.failure()) } else { Ok(()) }
     }
 
+    /// Why the threads have ended: a stopped run ends them too, and is no failure of theirs.
     fn failure(&self) -> Error {
-        let told = self.found().failure.take();
-        // Threads that were stopped end without a failure of their own: then the reason to stop is what there is to tell.
-        let stopped = || self.cancel.check().err();
-        told.or_else(stopped).unwrap_or_else(|| Error::new(Class::Io, "the archive cannot be written any more"))
+        let told = || Error::new(Class::Io, "the archive cannot be written any more");
+        self.cancel.check().err().unwrap_or_else(|| self.found().failure.take().unwrap_or_else(told))
     }
 }
 
@@ -150,8 +159,9 @@ pub(super) struct Pool<W> {
     shared: Arc<Shared>,
     free: Receiver<Slot>,
     jobs: Option<Sender<Slot>>,
-    workers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<Option<Written<W>>>>,
+    /// Every thread holds a sender: it is disconnected when all have ended.
+    ended: Receiver<()>,
     submitted: u32,
 }
 
@@ -166,6 +176,7 @@ impl<W: Write + Send + 'static> Pool<W> {
         let (free_in, free) = unbounded();
         let (jobs, jobs_out) = unbounded();
         let (done_in, done) = unbounded();
+        let (alive, ended) = bounded(0);
         // One that is laid out, one that is written, one per worker, and some that wait for either.
         for _ in 0..workers.get() + workers.get() / 2 + 2 {
             let _ = free_in.send(Slot::new());
@@ -178,21 +189,14 @@ impl<W: Write + Send + 'static> Pool<W> {
             found: Mutex::default(),
             changed: Condvar::new(),
         });
-        let mut pool = Self {
-            shared: Arc::clone(&shared),
-            free,
-            jobs: Some(jobs),
-            workers: Vec::new(),
-            writer: None,
-            submitted: 0,
-        };
+        let mut pool = Self { shared: Arc::clone(&shared), free, jobs: Some(jobs), writer: None, ended, submitted: 0 };
         for index in 0..workers.get() {
             let compressor = Compressor::new(codec)
                 .map_err(|cause| Error::new(Class::Io, "cannot set up the compression").because(cause))?;
             let (shared, jobs, done) = (Arc::clone(&shared), jobs_out.clone(), done_in.clone());
-            pool.workers.push(spawn(format!("pack-{index}"), move || work(compressor, &shared, &jobs, &done))?);
+            spawn(format!("pack-{index}"), &alive, move || work(compressor, &shared, &jobs, &done))?;
         }
-        pool.writer = Some(spawn("write".to_owned(), move || write(sink, codec, &shared, &done, &free_in))?);
+        pool.writer = Some(spawn("write".to_owned(), &alive, move || write(sink, codec, &shared, &done, &free_in))?);
         Ok(pool)
     }
 
@@ -204,6 +208,11 @@ impl<W: Write + Send + 'static> Pool<W> {
     /// The pace of reading.
     pub(super) fn pace(&self) -> Pace {
         self.shared.pace.clone()
+    }
+
+    /// Stops everything without a failure of its own: the caller has told it.
+    pub(super) fn abandon(&self) {
+        self.shared.stop();
     }
 
     /// Waits for an empty slot.
@@ -255,7 +264,12 @@ impl<W: Write + Send + 'static> Pool<W> {
 
     /// Waits until everything is written.
     pub(super) fn finish(mut self) -> Result<Written<W>> {
-        let written = self.join();
+        self.jobs = None;
+        while self.ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            self.shared.check()?;
+        }
+        // Nobody waits here any more; a thread's panic was reported by its alarm.
+        let written = self.writer.take().and_then(|writer| writer.join().ok().flatten());
         self.shared.check()?;
         written
             .filter(|written| written.frames.len() as u64 == u64::from(self.submitted))
@@ -263,27 +277,27 @@ impl<W: Write + Send + 'static> Pool<W> {
     }
 }
 
-impl<W> Pool<W> {
-    /// Ends the threads: without new frames they run dry.
-    fn join(&mut self) -> Option<Written<W>> {
-        self.jobs = None;
-        for worker in self.workers.drain(..) {
-            // Its panic was reported by its alarm.
-            let _ = worker.join();
-        }
-        self.writer.take().and_then(|writer| writer.join().ok().flatten())
-    }
-}
-
 impl<W> Drop for Pool<W> {
+    /// Ends the threads: without new frames they run dry.
     fn drop(&mut self) {
         self.shared.stop();
-        self.join();
+        self.jobs = None;
+        let _ = self.ended.recv_timeout(PARTING);
     }
 }
 
-fn spawn<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+fn spawn<T: Send + 'static>(
+    name: String,
+    alive: &Sender<()>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     let cannot = |cause: io::Error| Error::new(Class::Io, "cannot start a thread").because(cause);
+    let alive = alive.clone();
+    let body = move || {
+        let result = body();
+        drop(alive);
+        result
+    };
     std::thread::Builder::new().name(name).spawn(body).map_err(cannot)
 }
 
@@ -322,7 +336,7 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
         let raw = &mut slot.raw[run.at..run.at + run.len];
         let (sha256, whole) = match &run.from {
             None => (Digest::of(raw), true),
-            Some((open, offset)) => read_hashed(open, *offset, raw, shared)?,
+            Some(from) => read_hashed(from, raw, shared)?,
         };
         if !whole {
             short.push(run.entry);
@@ -341,14 +355,14 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
 }
 
 /// Fills `raw`, zeroes beyond the end of the file; the digest, and whether the file was long enough.
-fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8], shared: &Shared) -> Result<(Digest, bool)> {
+fn read_hashed(from: &Origin, raw: &mut [u8], shared: &Shared) -> Result<(Digest, bool)> {
     let mut hasher = Sha256::new();
     let mut whole = true;
-    let mut at = offset;
-    let _guest = Guest::begin(&open.file, offset, raw.len());
+    let mut at = from.offset;
+    let _guest = Guest::begin(&from.file, from.offset, raw.len());
     for part in raw.chunks_mut(READ_BYTES) {
         shared.pace.take(part.len(), &shared.cancel)?;
-        whole = read_or_zero(open, at, part)? && whole;
+        whole = read_or_zero(&from.file, &from.path, at, part)? && whole;
         hasher.update(&part);
         at += part.len() as u64;
     }
@@ -356,17 +370,17 @@ fn read_hashed(open: &OpenFile, offset: u64, raw: &mut [u8], shared: &Shared) ->
 }
 
 /// Fills `part` from the file, zeroes beyond its end; whether it did not come to that.
-pub(super) fn read_or_zero(open: &OpenFile, offset: u64, part: &mut [u8]) -> Result<bool> {
+pub(super) fn read_or_zero(file: &File, path: &RelPath, offset: u64, part: &mut [u8]) -> Result<bool> {
     let mut done = 0;
     while done < part.len() {
-        match open.file.read_at(&mut part[done..], offset + done as u64) {
+        match file.read_at(&mut part[done..], offset + done as u64) {
             Ok(0) => {
                 part[done..].fill(0);
                 return Ok(false);
             }
             Ok(len) => done += len,
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(Error::io("read", open.path.as_path(), cause)),
+            Err(cause) => return Err(Error::io("read", path.as_path(), cause)),
         }
     }
     Ok(true)
@@ -419,8 +433,10 @@ struct Writer<W> {
 impl<W: Write> Writer<W> {
     fn put(&mut self, slot: &Slot, codec: Codec) -> io::Result<()> {
         let stored = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
-        self.sink.write_all(stored)?;
-        self.hasher.update(stored);
+        for part in stored.chunks(WRITE_BYTES) {
+            self.hasher.update(part);
+            self.sink.write_all(part)?;
+        }
         self.frames.push(Frame { offset: self.stored_bytes, stored: stored.len() as u32, raw: slot.fill as u32 });
         self.stored_bytes += stored.len() as u64;
         self.raw_bytes += slot.fill as u64;

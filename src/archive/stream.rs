@@ -1,6 +1,7 @@
 //! Lays members out in frames and hands the frames to the pool.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,11 +10,12 @@ use super::codec::{Codec, FRAME_BYTES};
 use super::layout::{BLOCK, END_BYTES, Place, padded, place};
 use super::manifest::Piece;
 use super::pace::Pace;
-use super::pool::{OpenFile, Pool, Run, Slot, Written, read_or_zero};
+use super::pool::{Origin, Pool, Run, Slot, Written, read_or_zero};
 use super::progress::Progress;
 use super::tar_header::Member;
 use crate::cancel::Cancel;
 use crate::error::Result;
+use crate::relpath::RelPath;
 
 /// A file up to this size is read at once by the caller's thread: handing it over costs more than reading it.
 const AT_ONCE_BYTES: u64 = 32 << 10;
@@ -26,7 +28,7 @@ pub(super) enum Contents<'a> {
     /// These bytes, as many as the member's size.
     Bytes(&'a [u8]),
     /// The file, from this offset.
-    File(Arc<OpenFile>, u64),
+    File(&'a Arc<File>, &'a RelPath, u64),
 }
 
 /// The tar stream that is being written.
@@ -63,7 +65,17 @@ impl<W: Write + Send + 'static> TarStream<W> {
     }
 
     /// Appends a member; `entry` is the number under which its pieces are reported.
+    ///
+    /// After an error the stream has a hole, and nothing can be appended to it any more.
     pub(super) fn put(&mut self, member: &Member<'_>, entry: u32, contents: &Contents<'_>) -> Result<()> {
+        let put = self.put_whole(member, entry, contents);
+        if put.is_err() {
+            self.pool.abandon();
+        }
+        put
+    }
+
+    fn put_whole(&mut self, member: &Member<'_>, entry: u32, contents: &Contents<'_>) -> Result<()> {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
         member.append_to(&mut headers);
@@ -90,18 +102,20 @@ impl<W: Write + Send + 'static> TarStream<W> {
             let at = slot.fill;
             let room = FRAME_BYTES - at;
             let len = usize::try_from(size - done).unwrap_or(room).min(room);
-            let at_once = size <= AT_ONCE_BYTES || slot.runs.len() >= OPEN_FILES_PER_FRAME;
+            let at_once = size <= AT_ONCE_BYTES || slot.open_files() >= OPEN_FILES_PER_FRAME;
             let part = slot.extend(len);
             let mut from = None;
             match contents {
                 // `size` is the length of `bytes`: it fits a usize.
                 Contents::Bytes(bytes) => part.copy_from_slice(&bytes[done as usize..done as usize + len]),
-                Contents::File(open, base) if at_once => {
-                    if !read_or_zero(open, base + done, part)? {
+                Contents::File(file, path, base) if at_once => {
+                    if !read_or_zero(file, path, base + done, part)? {
                         self.short.insert(entry);
                     }
                 }
-                Contents::File(open, base) => from = Some((Arc::clone(open), base + done)),
+                Contents::File(file, path, base) => {
+                    from = Some(Origin { file: Arc::clone(file), path: (*path).clone(), offset: base + done });
+                }
             }
             slot.runs.push(Run { entry, at, len, from });
             self.open = Some(slot);
@@ -128,6 +142,7 @@ impl<W: Write + Send + 'static> TarStream<W> {
     /// Waits until every byte so far was read; the entries whose file was too short since the last time.
     pub(super) fn barrier(&mut self) -> Result<BTreeSet<u32>> {
         self.cut()?;
+        self.check()?;
         let mut short = std::mem::take(&mut self.short);
         short.append(&mut self.pool.wait_read()?);
         Ok(short)

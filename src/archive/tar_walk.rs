@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tar::{EntryType, Header};
 
 use super::layout::{BLOCK, END_BYTES, padded};
-use super::manifest::{Entry, EntryKind, INNER_MANIFEST, Manifest, OWN_DIRECTORY, REMOVED_LIST, VANISHED};
+use super::manifest::{Entry, EntryKind, Frame, INNER_MANIFEST, Manifest, OWN_DIRECTORY, REMOVED_LIST, VANISHED};
 use super::tar_records::{Records, parse_records};
 
 /// The longest extended header: a path, two owners and five numbers, with room to spare.
@@ -60,7 +60,7 @@ pub(super) struct TarWalk<'a> {
     known: HashMap<Vec<u8>, Known>,
     seen: Vec<Option<Seen>>,
     /// Where every frame begins in the tar stream, and where the last one ends.
-    begins: Vec<u64>,
+    begins: &'a [u64],
     position: u64,
     records: Records,
     removed: Option<Vec<u8>>,
@@ -80,7 +80,8 @@ pub(super) struct Fault {
 }
 
 impl<'a> TarWalk<'a> {
-    pub(super) fn new(manifest: &'a Manifest) -> crate::Result<Self> {
+    /// A walk from the beginning; `begins` is what [`begins`] finds.
+    pub(super) fn new(manifest: &'a Manifest, begins: &'a [u64]) -> crate::Result<Self> {
         let mut known = HashMap::with_capacity(manifest.files.len());
         for name in [format!("{OWN_DIRECTORY}/"), format!("{OWN_DIRECTORY}/roots/")] {
             known.insert(name.into_bytes(), Known::Passing);
@@ -103,11 +104,6 @@ impl<'a> TarWalk<'a> {
             known.insert(name, Known::Entry(index));
         }
         let seen = std::iter::repeat_with(|| None).take(manifest.files.len()).collect();
-        let mut begins = vec![0u64];
-        begins.extend(manifest.frames()?.iter().scan(0, |end, frame| {
-            *end += u64::from(frame.raw);
-            Some(*end)
-        }));
         let (records, state) = (Records::default(), State::Header);
         Ok(Self {
             manifest,
@@ -258,7 +254,7 @@ impl<'a> TarWalk<'a> {
         let archive = |position, what: &str| Fault { file: None, position, what: what.to_owned() };
         let mut faults = Vec::new();
         for (index, (entry, seen)) in self.manifest.files.iter().zip(&self.seen).enumerate() {
-            let position = first_position(entry, &self.begins);
+            let position = first_position(entry, self.begins);
             let what = match seen {
                 None => Some("it is not in the tar stream"),
                 Some(seen) => difference(entry, position, seen),
@@ -277,6 +273,15 @@ impl<'a> TarWalk<'a> {
         }
         faults
     }
+}
+
+/// Where every frame begins in the tar stream, and where the last one ends.
+pub(super) fn begins(frames: &[Frame]) -> Vec<u64> {
+    let ends = frames.iter().scan(0, |end, frame| {
+        *end += u64::from(frame.raw);
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
 }
 
 /// Where in the tar stream the contents of an entry begin, if it has any.

@@ -22,7 +22,7 @@ use super::label::Label;
 use super::manifest::{Frame, Manifest, RootName};
 use super::progress::Progress;
 use super::read_at::ReadAt;
-use super::tar_walk::{Fault, TarWalk};
+use super::tar_walk::{Fault, TarWalk, begins};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result, one_line};
@@ -87,14 +87,23 @@ pub fn verify(
 ) -> Result<Report> {
     let pieces = pieces_by_frame(manifest, &|_| true);
     let frames = manifest.frames()?;
-    let check = Check { source, manifest, frames, pieces: &pieces, cancel, progress, stopped: AtomicBool::new(false) };
+    let check = Check {
+        source,
+        manifest,
+        frames,
+        begins: begins(frames),
+        pieces: &pieces,
+        cancel,
+        progress,
+        stopped: AtomicBool::new(false),
+    };
     let mut findings = Findings { manifest, damages: Vec::new() };
     let sha256 = check.run(workers, &mut findings)?;
     cancel.check()?;
     compare_with_label(source, frames, label, sha256, &mut findings);
     Ok(Report {
         damages: findings.damages,
-        files: manifest.files.len() as u64,
+        files: manifest.plain_files().count() as u64,
         raw_bytes: manifest.raw_bytes(),
         stored_bytes: source.len(),
     })
@@ -185,6 +194,7 @@ struct Check<'a> {
     source: &'a dyn ReadAt,
     manifest: &'a Manifest,
     frames: &'a [Frame],
+    begins: Vec<u64>,
     pieces: &'a [Wanted],
     cancel: &'a Cancel,
     progress: &'a Progress,
@@ -205,7 +215,7 @@ impl Drop for Alarm<'_> {
 impl Check<'_> {
     /// Reads and checks all frames; the SHA-256 of the archive if all of it could be read.
     fn run(&self, workers: NonZeroUsize, findings: &mut Findings<'_>) -> Result<Option<Digest>> {
-        let walk = TarWalk::new(self.manifest)?;
+        let walk = TarWalk::new(self.manifest, &self.begins)?;
         let (free_in, free) = unbounded();
         let (jobs_in, jobs) = unbounded();
         let (done_in, done) = unbounded();
@@ -342,7 +352,7 @@ impl Check<'_> {
     }
 
     fn note_fault(&self, fault: Fault, findings: &mut Findings<'_>) {
-        let offset = self.frame_at(fault.position).map_or(0, |frame| frame.offset);
+        let offset = frame_at(self.frames, &self.begins, fault.position).map_or(0, |frame| frame.offset);
         match fault.file {
             Some(index) => {
                 let size = self.manifest.files.get(index).map_or(0, |entry| entry.size);
@@ -351,14 +361,29 @@ impl Check<'_> {
             None => findings.whole(offset, self.source.len().saturating_sub(offset), fault.what),
         }
     }
+}
 
-    /// The frame that holds this position of the tar stream, or the last one.
-    fn frame_at(&self, position: u64) -> Option<&Frame> {
-        let mut end = 0;
-        let holds = |frame: &&Frame| {
-            end += u64::from(frame.raw);
-            position < end
-        };
-        self.frames.iter().find(holds).or(self.frames.last())
+/// The frame that holds this position of the tar stream, or the last one.
+fn frame_at<'a>(frames: &'a [Frame], begins: &[u64], position: u64) -> Option<&'a Frame> {
+    let begun = begins.partition_point(|begin| *begin <= position);
+    frames.get(begun.saturating_sub(1)).or(frames.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_position_is_in_the_frame_whose_bytes_hold_it(lengths in prop::collection::vec(1..4u32, 0..20), at in 0..80u64) {
+            let frame = |raw: &u32| Frame { offset: 0, stored: 1, raw: *raw };
+            let mut frames: Vec<Frame> = lengths.iter().map(frame).collect();
+            (0..).zip(&mut frames).for_each(|(offset, frame)| frame.offset = offset);
+            let holders = lengths.iter().enumerate().flat_map(|(index, len)| vec![index as u64; *len as usize]);
+            let holder = holders.chain(std::iter::repeat((frames.len() as u64).saturating_sub(1))).nth(at as usize);
+            let found = frame_at(&frames, &begins(&frames), at).map(|frame| frame.offset);
+            prop_assert_eq!(found, holder.filter(|_| !frames.is_empty()));
+        }
     }
 }

@@ -20,8 +20,15 @@ enum Takes {
     OptionalValue,
 }
 
-/// One variable: its name with dashes, how its value is written, and where it goes. No value means the option alone.
-struct Row(&'static str, Takes, fn(&mut Gathered, Option<OsString>));
+/// One variable: its name with dashes, the shortest beginning of it that the server takes for it, how its value is written,
+/// and where it goes. No value means the option alone.
+///
+/// The server takes any beginning of a name that no other of its options has (`my_getopt`), with a warning that nobody
+/// reads; a directory missed so would be missing in the backup. The shortest one is what MariaDB 10.11 takes (tried with
+/// each, and with one letter less) or, for names that only MySQL 8.0 or RocksDB has, what its manual leaves no other name
+/// for. Where a server has further options, such a beginning is ambiguous and ends it at its start. One that is the whole
+/// name of another option, such as `general-log` or `innodb-doublewrite`, is that option, and shorter than ours.
+struct Row(&'static str, &'static str, Takes, fn(&mut Gathered, Option<OsString>));
 
 /// The variables, and what only decides about others.
 #[derive(Default)]
@@ -40,34 +47,59 @@ fn text(value: Option<OsString>) -> Option<String> {
 
 /// The table. `datadir` is known to be skipped with its value: the server told us the real one.
 const TABLE: &[Row] = &[
-    Row("datadir", Takes::Value, |_, _| ()),
-    Row("innodb-data-home-dir", Takes::Value, |all, value| all.variables.innodb_data_home_dir = path(value)),
-    Row("innodb-data-file-path", Takes::Value, |all, value| all.variables.innodb_data_file_path = text(value)),
-    Row("innodb-temp-data-file-path", Takes::Value, |all, value| {
+    Row("datadir", "data", Takes::Value, |_, _| ()),
+    Row("innodb-data-home-dir", "innodb-data-h", Takes::Value, |all, value| {
+        all.variables.innodb_data_home_dir = path(value)
+    }),
+    Row("innodb-data-file-path", "innodb-data-f", Takes::Value, |all, value| {
+        all.variables.innodb_data_file_path = text(value)
+    }),
+    Row("innodb-temp-data-file-path", "innodb-te", Takes::Value, |all, value| {
         all.variables.innodb_temp_data_file_path = text(value)
     }),
-    Row("innodb-log-group-home-dir", Takes::Value, |all, value| all.variables.innodb_log_group_home_dir = path(value)),
-    Row("innodb-undo-directory", Takes::Value, |all, value| all.variables.innodb_undo_directory = path(value)),
-    Row("innodb-directories", Takes::Value, |all, value| all.variables.innodb_directories = text(value)),
-    Row("innodb-doublewrite-dir", Takes::Value, |all, value| all.variables.innodb_doublewrite_dir = path(value)),
-    Row("aria-log-dir-path", Takes::Value, |all, value| all.variables.aria_log_dir_path = path(value)),
-    Row("log-bin", Takes::OptionalValue, |all, value| {
+    Row("innodb-log-group-home-dir", "innodb-log-g", Takes::Value, |all, value| {
+        all.variables.innodb_log_group_home_dir = path(value)
+    }),
+    Row("innodb-undo-directory", "innodb-undo-d", Takes::Value, |all, value| {
+        all.variables.innodb_undo_directory = path(value)
+    }),
+    Row("innodb-directories", "innodb-dir", Takes::Value, |all, value| all.variables.innodb_directories = text(value)),
+    Row("innodb-doublewrite-dir", "innodb-doublewrite-d", Takes::Value, |all, value| {
+        all.variables.innodb_doublewrite_dir = path(value)
+    }),
+    Row("rocksdb-datadir", "rocksdb-da", Takes::Value, |all, value| all.variables.rocksdb_datadir = path(value)),
+    Row("rocksdb-wal-dir", "rocksdb-wal-d", Takes::Value, |all, value| all.variables.rocksdb_wal_dir = path(value)),
+    Row("tmpdir", "tmpd", Takes::Value, |all, value| all.variables.tmpdir = value),
+    Row("innodb-tmpdir", "innodb-tm", Takes::Value, |all, value| all.variables.innodb_tmpdir = path(value)),
+    Row("slave-load-tmpdir", "slave-l", Takes::Value, |all, value| all.variables.slave_load_tmpdir = path(value)),
+    Row("replica-load-tmpdir", "replica-l", Takes::Value, |all, value| all.variables.slave_load_tmpdir = path(value)),
+    Row("aria-log-dir-path", "aria-log-d", Takes::Value, |all, value| all.variables.aria_log_dir_path = path(value)),
+    Row("log-bin", "log-bin", Takes::OptionalValue, |all, value| {
         all.variables.log_bin = Some(value.unwrap_or_default().into());
     }),
-    Row("skip-log-bin", Takes::OptionalValue, |all, _| all.variables.log_bin = None),
-    Row("disable-log-bin", Takes::OptionalValue, |all, _| all.variables.log_bin = None),
-    Row("log-bin-index", Takes::Value, |all, value| all.variables.log_bin_index = path(value)),
-    Row("log-basename", Takes::Value, |all, value| all.log_basename = value),
-    Row("relay-log", Takes::Value, |all, value| all.variables.relay_log = path(value)),
-    Row("log-error", Takes::OptionalValue, |all, value| all.variables.log_error = path(value)),
-    Row("general-log-file", Takes::Value, |all, value| all.variables.general_log_file = path(value)),
-    Row("slow-query-log-file", Takes::Value, |all, value| all.variables.slow_query_log_file = path(value)),
-    Row("log-slow-query-file", Takes::Value, |all, value| all.variables.slow_query_log_file = path(value)),
-    Row("pid-file", Takes::Value, |all, value| all.variables.pid_file = path(value)),
-    Row("socket", Takes::Value, |all, value| all.variables.socket = path(value)),
-    Row("wsrep-data-home-dir", Takes::Value, |all, value| all.variables.wsrep_data_home_dir = path(value)),
-    Row("wsrep-cluster-name", Takes::Value, |all, value| all.variables.wsrep_cluster_name = text(value)),
-    Row("wsrep-node-name", Takes::Value, |all, value| all.variables.wsrep_node_name = text(value)),
+    Row("skip-log-bin", "skip-log-bin", Takes::OptionalValue, |all, _| all.variables.log_bin = None),
+    Row("disable-log-bin", "disable-log-bin", Takes::OptionalValue, |all, _| all.variables.log_bin = None),
+    Row("log-bin-index", "log-bin-i", Takes::Value, |all, value| all.variables.log_bin_index = path(value)),
+    Row("log-basename", "log-ba", Takes::Value, |all, value| all.log_basename = value),
+    Row("relay-log", "relay-log", Takes::Value, |all, value| all.variables.relay_log = path(value)),
+    Row("log-error", "log-e", Takes::OptionalValue, |all, value| all.variables.log_error = path(value)),
+    Row("general-log-file", "general-log-", Takes::Value, |all, value| all.variables.general_log_file = path(value)),
+    Row("slow-query-log-file", "slow-query-log-", Takes::Value, |all, value| {
+        all.variables.slow_query_log_file = path(value)
+    }),
+    Row("log-slow-query-file", "log-slow-query-f", Takes::Value, |all, value| {
+        all.variables.slow_query_log_file = path(value)
+    }),
+    Row("pid-file", "pi", Takes::Value, |all, value| all.variables.pid_file = path(value)),
+    Row("socket", "soc", Takes::Value, |all, value| all.variables.socket = path(value)),
+    Row("wsrep-data-home-dir", "wsrep-da", Takes::Value, |all, value| all.variables.wsrep_data_home_dir = path(value)),
+    Row("wsrep-provider-options", "wsrep-provider-", Takes::Value, |all, value| {
+        all.variables.wsrep_provider_options = text(value);
+    }),
+    Row("wsrep-cluster-name", "wsrep-cluster-n", Takes::Value, |all, value| {
+        all.variables.wsrep_cluster_name = text(value)
+    }),
+    Row("wsrep-node-name", "wsrep-node-n", Takes::Value, |all, value| all.variables.wsrep_node_name = text(value)),
 ];
 
 /// The variables of the server that made the request; `files` are the settings of the groups that it reads.
@@ -82,6 +114,10 @@ pub fn variables(request: &Request, files: &[Setting], environment: &Environment
     }
     all.take_arguments(&request.mysqld_args);
     all.name_logs_by_basename();
+    // The server's own way to a directory for temporary files that nobody set (`init_tmpdir`).
+    if all.variables.tmpdir.as_ref().is_none_or(|tmpdir| tmpdir.is_empty()) {
+        all.variables.tmpdir = environment.get("TMPDIR").map(OsStr::to_owned);
+    }
     let mut variables = all.variables;
     variables.datadir = request.datadir.clone();
     let said = [
@@ -99,7 +135,7 @@ pub fn variables(request: &Request, files: &[Setting], environment: &Environment
 
 impl Gathered {
     fn set(&mut self, name: &[u8], value: Option<OsString>) {
-        if let Some(Row(_, takes, set)) = find(name)
+        if let Some(Row(_, _, takes, set)) = find(name)
             && (*takes == Takes::OptionalValue || value.is_some())
         {
             set(self, value);
@@ -118,7 +154,7 @@ impl Gathered {
             };
             if let Some(at) = option.iter().position(|byte| *byte == b'=') {
                 self.set(&option[..at], Some(OsStr::from_bytes(&option[at + 1..]).to_owned()));
-            } else if find(option).is_some_and(|Row(_, takes, _)| *takes == Takes::Value) {
+            } else if find(option).is_some_and(|Row(_, _, takes, _)| *takes == Takes::Value) {
                 self.set(option, args.next().cloned());
             } else {
                 self.set(option, None);
@@ -146,11 +182,12 @@ impl Gathered {
     }
 }
 
-/// The row of a name, written with `_` or `-`, with or without `loose-` in front.
+/// The row of a name or of a beginning that is enough, written with `_` or `-`, with or without `loose-` in front.
 fn find(name: &[u8]) -> Option<&'static Row> {
     let name = std::str::from_utf8(name).ok()?.replace('_', "-");
     let name = name.strip_prefix("loose-").unwrap_or(&name);
-    TABLE.iter().find(|Row(known, ..)| *known == name)
+    let whole = TABLE.iter().find(|Row(known, ..)| *known == name);
+    whole.or_else(|| TABLE.iter().find(|Row(known, least, ..)| known.starts_with(name) && name.starts_with(least)))
 }
 
 #[cfg(test)]
@@ -231,6 +268,60 @@ mod tests {
         assert_eq!(variables.log_error, None);
         assert_eq!(variables.wsrep_node_name.as_deref(), Some("n 1"));
         assert_eq!(variables.innodb_data_file_path.as_deref(), Some("a:12M;b:1M:autoextend"));
+    }
+
+    #[test]
+    fn a_beginning_of_a_name_that_the_server_takes_for_it_is_taken_for_it_here() {
+        let files = [("innodb_undo_dir", Some("/u")), ("wsrep-data", Some("/w")), ("log-bin-ind", Some("i"))];
+        let args = ["--mysqld-args", "--innodb-log-group-home=/l", "--loose-innodb_data_home", "/h", "--pid=p"];
+        let variables = gather(&files, &[], &args);
+        assert_eq!(variables.innodb_undo_directory, some("/u"));
+        assert_eq!(variables.wsrep_data_home_dir, some("/w"));
+        assert_eq!(variables.log_bin_index, some("i"));
+        assert_eq!(variables.innodb_log_group_home_dir, some("/l"));
+        assert_eq!(variables.innodb_data_home_dir, some("/h"));
+        assert_eq!(variables.pid_file, some("p"));
+    }
+
+    #[test]
+    fn what_is_another_option_or_could_be_one_is_no_beginning_of_ours() {
+        let nothing = ServerVariables { datadir: "/real/".into(), ..ServerVariables::default() };
+        let names = [
+            "innodb",
+            "innodb-log",
+            "innodb-undo",
+            "innodb-data",
+            "innodb-doublewrite",
+            "innodb-undo-directory-x",
+            "log",
+            "log-b",
+            "log-bin-",
+            "general-log",
+            "slow-query-log",
+            "log-slow-query",
+            "relay-lo",
+            "tmp",
+            "s",
+            "wsrep-provider",
+            "",
+        ];
+        for name in names {
+            assert_eq!(gather(&[(name, Some("/x"))], &[], &[]), nothing, "{name}");
+        }
+        // One beginning never stands for two of ours.
+        for Row(name, least, ..) in TABLE {
+            assert!(name.starts_with(least), "{name}");
+            let others: Vec<_> = TABLE.iter().filter(|row| row.0 != *name && row.0.starts_with(least)).collect();
+            assert!(others.is_empty() || least == name, "{least} could be {}", others[0].0);
+        }
+    }
+
+    #[test]
+    fn temporary_files_are_where_the_option_or_the_environment_says() {
+        let tmpdir = |files: &[(&str, Option<&str>)]| gather(files, &[("TMPDIR", "/env")], &[]).tmpdir;
+        assert_eq!(tmpdir(&[("tmpdir", Some("/a:/b"))]), Some("/a:/b".into()));
+        assert_eq!(tmpdir(&[("tmpdir", Some(""))]), Some("/env".into()));
+        assert_eq!(tmpdir(&[]), Some("/env".into()));
     }
 
     #[test]

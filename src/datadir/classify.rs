@@ -74,22 +74,31 @@ const MOUNT: &str = "belongs to the file system, not to the server";
 const REPLICA: &str = "a replica's position: a restored node would connect to the primary as a second replica";
 const RELAY: &str = "a relay log: a restored node would go on as a second replica";
 const TEMPORARY: &str = "InnoDB's temporary tablespace: made anew at every start";
+const TEMPORARY_FILE: &str = "the server's temporary files: they come and go with statements";
+const GCACHE: &str = "Galera's cache of write sets: a restored node starts a new one";
 const QUERY_LOG: &str = "a log that the server keeps writing";
 const TRUNCATION: &str = "InnoDB's note about a truncation under way";
 
 /// The table.
 const RULES: &[Rule] = &[
+    // Tried on 10.11: of what it makes there only `#sql` keeps a name; `SQL_LOAD-` is a replica's (`PREFIX_SQL_LOAD`). No
+    // table's file is called so: its name would hold `@0023` and `@002d` instead.
+    leave_any(Roles::TEMPORARY, Starts(&["#sql", "SQL_LOAD-"]), TEMPORARY_FILE),
     // Tables. The server writes its log tables inside the frozen window too.
     file(Roles::MYSQL, Fits(is_log_table), LogTable, "a log table: copied last, may hold newer rows"),
     file(DATADIR.and(DATABASE).and(Roles::TABLESPACES), Ends(&[".ibd"]), Innodb, "an InnoDB tablespace"),
-    file(DATABASE, Ends(&[".frm", ".MYD", ".MYI", ".MAD", ".MAI"]), Other, "a table"),
+    file(DATABASE, Ends(&[".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV", ".CSM"]), Other, "a table"),
+    file(DATABASE, Ends(&[".isl", ".par", ".MRG", ".TRG", ".TRN"]), Other, "of a table"),
+    file(DATABASE, Is(&["db.opt"]), Other, "a database's options"),
     file(DATABASE.and(DATADIR), Ends(&[".tokudb"]), Unfrozen, "TokuDB"),
     // What is not the server's at all, and what this program left.
     leave_any(WHOLE, Is(&["lost+found", ".zfs", ".snapshot", ".fseventsd", ".Trashes"]), MOUNT),
     leave_any(DATADIR, Starts(&[OWN_DIRECTORY]), "of this program"),
     // Galera and state transfers.
-    leave(GALERA, Is(&["galera.cache"]), "Galera's cache of write sets: a restored node starts a new one"),
-    leave(GALERA, Starts(&["gcache.page."]), "Galera's cache of write sets: a restored node starts a new one"),
+    // `gcache.dir` may be any directory, and the file changes as long as the cluster writes.
+    leave(GALERA.and(WHOLE), Is(&["galera.cache"]), GCACHE),
+    leave(GALERA.and(WHOLE), Starts(&["gcache.page."]), GCACHE),
+    leave(Roles::ANY, Configured(Named::Gcache), GCACHE),
     leave(
         GALERA,
         Starts(&["gvwstate.dat"]),
@@ -136,11 +145,13 @@ const RULES: &[Rule] = &[
     file(Roles::DOUBLEWRITE, Spans("#ib_", "dblwr"), Innodb, "an InnoDB doublewrite file"),
     file(Roles::DOUBLEWRITE, Spans("ib_", "dblwr"), Innodb, "an InnoDB doublewrite file"),
     file(Roles::DOUBLEWRITE, Is(&["xb_doublewrite"]), Innodb, "an InnoDB doublewrite file"),
+    leave(DATADIR, Numbered(&["innodb_status."]), "InnoDB's monitor output, written again every 15 seconds"),
     leave(DATADIR, Is(&["ib_buffer_pool.incomplete"]), "a half-written list of cached pages"),
     // Other engines.
     file(Roles::ARIA, Is(&["aria_log_control"]), AriaLog, "Aria's control file"),
     file(Roles::ARIA, Numbered(&["aria_log."]), AriaLog, "Aria's log"),
     file(Roles::UNFROZEN, Any, Unfrozen, "RocksDB"),
+    file(Roles::ROCKSDB, Fits(is_rocksdb), Unfrozen, "RocksDB"),
     file(DATADIR, Starts(&["tokudb.", "__tokudb_"]), Unfrozen, "TokuDB"),
     file(DATADIR, Spans("log", ".tokulog29"), Unfrozen, "TokuDB"),
     file(DATADIR, Fits(is_mroonga), Unfrozen, "Mroonga"),
@@ -157,7 +168,8 @@ const RULES: &[Rule] = &[
     file(DATADIR, Spans("ddl_", ".log"), Other, "the log of DDL statements under way"),
     file(DATADIR, Is(&["tc.log"]), Other, "the log of the transaction coordinator"),
     leave(DATADIR, Ends(&[".log"]), QUERY_LOG),
-    // Whatever else is there.
+    // Whatever else is there. A directory for temporary files may be a database too: its tables were kept above.
+    leave_any(Roles::TEMPORARY, Fits(is_in_tmpdir), TEMPORARY_FILE),
     directory(WHOLE.and(Roles::TABLESPACES), Any, "a directory"),
     file(WHOLE, Any, Other, "a file"),
 ];
@@ -231,6 +243,24 @@ fn is_relay_log(place: &Place, name: &OsStr) -> bool {
         base.is_some_and(|base| stem.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"-")));
     let default = place.roles.any_of(Roles::DATADIR) && stem.windows(10).any(|part| part == b"-relay-bin");
     (configured || default) && (suffix == b"index" || digits(suffix))
+}
+
+/// In a directory of the server for temporary files everything, but in the datadir itself only what is called so.
+fn is_in_tmpdir(place: &Place, _: &OsStr) -> bool {
+    place.roles.any_of(WHOLE) && !place.roles.any_of(DATADIR)
+}
+
+/// The names of RocksDB's `file/filename.cc`: in a directory of its own that others may use as well.
+fn is_rocksdb(_: &Place, name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let numbered = |stem: &str| digits(stem.as_bytes());
+    let log = name.strip_prefix("LOG.old.").or_else(|| name.strip_prefix("MANIFEST-"));
+    matches!(name, "CURRENT" | "IDENTITY" | "LOCK" | "LOG")
+        || log.is_some_and(numbered)
+        || name.strip_prefix("OPTIONS-").is_some_and(|rest| numbered(rest.trim_end_matches(".dbtmp")))
+        || name
+            .split_once('.')
+            .is_some_and(|(stem, suffix)| numbered(stem) && matches!(suffix, "log" | "sst" | "ldb" | "blob" | "dbtmp"))
 }
 
 /// Mroonga keeps a database's index in `NAME.mrn` and `NAME.mrn.0000101` beside the databases.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::archive::label::BinlogPosition;
-use crate::archive::manifest::{Entry, EntryKind, Excluded, FileClass, Root};
+use crate::archive::manifest::{EntryKind, Excluded, FileClass, Root};
 use crate::relpath::RelPath;
 use crate::source::fingerprint::Fingerprint;
 
@@ -67,27 +67,6 @@ impl Found {
     /// The file's identity over several surveys.
     pub fn key(&self) -> Key {
         (self.root, self.path.clone())
-    }
-
-    /// The manifest's record of the file, without its pieces.
-    pub fn entry(&self) -> Entry {
-        let directory = self.kind == EntryKind::Directory;
-        Entry {
-            root: self.root,
-            path: self.path.clone(),
-            kind: self.kind,
-            class: self.class,
-            size: if directory { 0 } else { self.print.size },
-            mode: self.mode,
-            uid: self.uid,
-            gid: self.gid,
-            user: self.user.to_string(),
-            group: self.group.to_string(),
-            mtime: self.print.mtime.sec,
-            mtime_nsec: self.print.mtime.nsec,
-            sparse: self.sparse,
-            pieces: Vec::new(),
-        }
     }
 
     /// Bytes to copy: none for a directory.

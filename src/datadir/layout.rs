@@ -23,6 +23,12 @@ pub(super) struct Layout {
     pub external: Vec<External>,
     /// The binary logs, if they are on.
     pub binlogs: Option<BinlogFiles>,
+    /// The files of InnoDB's system tablespace, as the variables name them.
+    pub system_files: Vec<PathBuf>,
+    /// The directory of InnoDB's redo log, canonical.
+    pub redo: PathBuf,
+    /// What the operator should know about this configuration.
+    pub warnings: Vec<String>,
     /// Paths that are left out because the caller says so.
     pub left_out: HashSet<PathBuf>,
     places: HashMap<PathBuf, Place>,
@@ -47,6 +53,9 @@ impl Layout {
             datadir: datadir.clone(),
             external: Vec::new(),
             binlogs: None,
+            system_files: Vec::new(),
+            redo: datadir.clone(),
+            warnings: Vec::new(),
             left_out: left_out.iter().map(|path| canonical(path)).collect(),
             places: HashMap::new(),
         };
@@ -58,9 +67,9 @@ impl Layout {
         let aria = layout.special("aria_log_dir_path", variables.aria_log_dir_path.as_deref(), Roles::ARIA)?;
         layout.outside(RootKind::AriaLog, "aria-log", aria);
         layout.binary_logs(variables)?;
-        let galera = canonical(&datadir.join(variables.wsrep_data_home_dir.as_deref().unwrap_or(&datadir)));
-        let place = layout.place(&galera);
-        place.roles = place.roles.and(Roles::GALERA);
+        layout.galera(variables);
+        layout.rocksdb(variables);
+        layout.temporary(variables);
         layout.relay_logs(variables);
         layout.server_files(variables);
         Ok(layout)
@@ -119,6 +128,7 @@ impl Layout {
             let parent = directory("innodb_data_file_path", parent)?;
             self.outside(RootKind::InnodbDataHome, "innodb-data-home", parent);
             self.name(&path, Named::System);
+            self.system_files.push(path);
         }
         let temporary = variables.innodb_temp_data_file_path.as_deref().unwrap_or("ibtmp1:12M:autoextend");
         for name in data_files("innodb_temp_data_file_path", temporary)? {
@@ -129,6 +139,7 @@ impl Layout {
             variables.innodb_log_group_home_dir.as_deref(),
             Roles::REDO.and(Roles::UNDO),
         )?;
+        self.redo.clone_from(&redo);
         self.outside(RootKind::InnodbLogGroupHome, "innodb-log-group-home", redo);
         let undo = self.special("innodb_undo_directory", variables.innodb_undo_directory.as_deref(), Roles::UNDO)?;
         self.outside(RootKind::InnodbUndo, "innodb-undo", undo);
@@ -165,6 +176,42 @@ impl Layout {
         self.name(&index, Named::BinlogIndex);
         self.binlogs = Some(BinlogFiles { directory, base, index });
         Ok(())
+    }
+
+    fn galera(&mut self, variables: &ServerVariables) {
+        let home = canonical(&variables.grastate_directory());
+        let place = self.place(&home);
+        place.roles = place.roles.and(Roles::GALERA);
+        if home != self.datadir {
+            self.warnings.push(format!(
+                "wsrep_data_home_dir is {home:?}: after a restore move grastate.dat there, or the node asks for a full SST"
+            ));
+        }
+        if let Some(name) = variables.provider_option("gcache.name") {
+            let directory = variables.provider_option("gcache.dir").map_or(home, |path| self.datadir.join(path));
+            self.name(&directory.join(name), Named::Gcache);
+        }
+    }
+
+    /// Directories that are not there are those of an engine that is not there.
+    fn rocksdb(&mut self, variables: &ServerVariables) {
+        for (name, value) in [("rocksdb", &variables.rocksdb_datadir), ("rocksdb-wal", &variables.rocksdb_wal_dir)] {
+            let Some(value) = value.as_ref().filter(|path| !path.as_os_str().is_empty()) else { continue };
+            let Ok(path) = directory(name, &self.datadir.join(value)) else { continue };
+            let place = self.place(&path);
+            place.roles = place.roles.and(Roles::ROCKSDB);
+            self.outside(RootKind::Rocksdb, name, path);
+        }
+    }
+
+    fn temporary(&mut self, variables: &ServerVariables) {
+        let listed = variables.tmpdir.iter().flat_map(|paths| paths.as_bytes().split(|byte| *byte == b':'));
+        let single = [&variables.innodb_tmpdir, &variables.slave_load_tmpdir].into_iter().flatten();
+        let paths = listed.map(OsStr::from_bytes).map(Path::new).chain(single.map(PathBuf::as_path));
+        for path in paths.filter(|path| !path.as_os_str().is_empty()) {
+            let place = self.place(&canonical(&self.datadir.join(path)));
+            place.roles = place.roles.and(Roles::TEMPORARY);
+        }
     }
 
     fn relay_logs(&mut self, variables: &ServerVariables) {
@@ -239,7 +286,7 @@ fn directory(variable: &str, path: &Path) -> Result<PathBuf> {
 }
 
 /// `path` without links as far as it exists.
-fn canonical(path: &Path) -> PathBuf {
+pub(super) fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => canonical(parent).join(name),
         _ => path.to_owned(),

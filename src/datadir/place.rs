@@ -39,6 +39,10 @@ impl Roles {
     pub const WHOLE: Self = Self(1 << 12);
     /// `wsrep_data_home_dir`.
     pub const GALERA: Self = Self(1 << 13);
+    /// Where the server puts temporary files.
+    pub const TEMPORARY: Self = Self(1 << 14);
+    /// Where RocksDB's files are, outside the datadir or beside others.
+    pub const ROCKSDB: Self = Self(1 << 15);
     /// Any directory.
     pub const ANY: Self = Self(u16::MAX);
 
@@ -75,6 +79,8 @@ pub enum Named {
     Socket,
     /// `log_bin_index`.
     BinlogIndex,
+    /// `gcache.name` of `wsrep_provider_options`.
+    Gcache,
 }
 
 /// A directory, as far as it decides what its files are.

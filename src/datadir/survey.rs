@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use super::binlog::{BinlogFiles, Binlogs, Selection};
 use super::inventory::{Found, Generated, Inventory};
-use super::layout::Layout;
+use super::layout::{Layout, canonical};
 use super::owners::Owners;
 use super::roots::Roots;
 use super::variables::ServerVariables;
@@ -19,7 +19,11 @@ use super::walk::Walk;
 use crate::archive::manifest::{EntryKind, FileClass, RootName};
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
+use crate::relpath::RelPath;
 use crate::source::fingerprint::Fingerprint;
+
+/// How many tablespaces that do not exist are named one by one.
+const MOST_DISCARDED: usize = 100;
 
 /// What the operator decides about the inventory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +88,7 @@ impl Datadir {
             cancel,
             files: Vec::new(),
             excluded: Vec::new(),
-            warnings: Vec::new(),
+            discarded: Vec::new(),
             engines: std::collections::BTreeSet::new(),
             references: Vec::new(),
         };
@@ -94,8 +98,9 @@ impl Datadir {
                 "{name} files: the server does not freeze this engine; they are copied like the others until they stand still"
             )
         };
+        let warnings = self.layout.warnings.iter().cloned().chain(walk.engines.iter().map(engine));
         let mut inventory = Inventory {
-            warnings: walk.engines.iter().map(engine).chain(walk.warnings).collect(),
+            warnings: warnings.chain(discarded(&walk.discarded)).collect(),
             excluded: walk.excluded,
             files: walk.files,
             roots: walk.roots.list(),
@@ -109,6 +114,35 @@ impl Datadir {
             inventory.generated.extend(index(&mut state, files, &selection, &inventory)?);
         }
         Ok(inventory)
+    }
+
+    /// Whether InnoDB can start from these files: every file of its system tablespace and a redo log are among them.
+    ///
+    /// A directory that nothing names to us is missed without any other sign: an option file that only root can read, a
+    /// variable that we do not know.
+    pub fn check_complete(&self, inventory: &Inventory) -> Result<()> {
+        let missing = |what: String, variables: &str| {
+            Error::new(Class::Refused, format!("cannot find {what}, without which no backup can be restored")).hint(
+                format!("look at {variables}; the server's user must be able to read the option files that set them"),
+            )
+        };
+        let state = self.state();
+        for path in &self.layout.system_files {
+            let target = canonical(path);
+            let is_it = |found: &Found| {
+                target.file_name() == Some(found.path.file_name())
+                    && state.roots.path(found.root).is_some_and(|root| root.join(found.path.as_path()) == target)
+            };
+            if !inventory.files.iter().any(is_it) {
+                let what = format!("InnoDB's system tablespace {path:?}");
+                return Err(missing(what, "innodb_data_file_path and innodb_data_home_dir"));
+            }
+        }
+        if !inventory.files.iter().any(|found| found.class == FileClass::Redo && found.bytes() > 0) {
+            let what = format!("InnoDB's redo log in {:?}", self.layout.redo);
+            return Err(missing(what, "innodb_log_group_home_dir"));
+        }
+        Ok(())
     }
 
     /// Opens every file once, so that one that cannot be read fails the run before anybody waits for it.
@@ -179,6 +213,18 @@ impl Datadir {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Warns of the `.isl` files whose tablespaces are not there: a manifest and a log must not grow with them.
+fn discarded(links: &[RelPath]) -> Vec<String> {
+    let shown = links.iter().take(MOST_DISCARDED);
+    let mut warnings: Vec<String> = shown
+        .map(|path| format!("\"{path}\" names a tablespace that does not exist: its table cannot be read"))
+        .collect();
+    if links.len() > MOST_DISCARDED {
+        warnings.push(format!("and {} more such tablespaces do not exist", links.len() - MOST_DISCARDED));
+    }
+    warnings
 }
 
 /// The index of the binary logs in `inventory`, in the place of the server's.

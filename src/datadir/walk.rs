@@ -49,7 +49,8 @@ pub(super) struct Walk<'a> {
     pub cancel: &'a Cancel,
     pub files: Vec<Found>,
     pub excluded: Vec<Excluded>,
-    pub warnings: Vec<String>,
+    /// `.isl` files whose tablespaces do not exist.
+    pub discarded: Vec<RelPath>,
     pub engines: BTreeSet<&'static str>,
     pub references: Vec<Reference>,
 }
@@ -177,8 +178,7 @@ impl Walk<'_> {
         if is_link_file {
             let reference = links::read_isl(&self.layout.datadir, here.root, &path, &here.full(name))?;
             if reference.is_none() {
-                self.warnings
-                    .push(format!("\"{path}\" names a tablespace that does not exist: its table cannot be read"));
+                self.discarded.push(path.clone());
             }
             self.references.extend(reference);
         }
@@ -199,7 +199,7 @@ impl Walk<'_> {
             kind,
             class,
             print: Fingerprint::of(metadata),
-            mode: metadata.mode() & 0o7777,
+            mode: kind.permissions(metadata.mode()),
             uid: metadata.uid(),
             gid: metadata.gid(),
             user,
@@ -263,14 +263,15 @@ impl Walk<'_> {
         references
             .sort_by(|one, other| (&one.target, one.root, &one.path).cmp(&(&other.target, other.root, &other.path)));
         let mut listed: HashSet<(u32, RelPath)> = self.files.iter().map(Found::key).collect();
-        for Reference { root, path, kind, target, class } in references {
-            let at = match self.roots.locate(&target) {
+        for reference in references {
+            let at = match self.roots.locate(&reference.target) {
                 Some(at) if listed.contains(&at) => at,
                 _ => {
-                    let Some(at) = self.add_linked_file(&target, class, &mut listed)? else { continue };
+                    let Some(at) = self.add_linked_file(&reference, &mut listed)? else { continue };
                     at
                 }
             };
+            let Reference { root, path, kind, .. } = reference;
             self.roots.refer(at.0, Referrer { root, path, kind, target: at.1 });
         }
         Ok(())
@@ -278,10 +279,10 @@ impl Walk<'_> {
 
     fn add_linked_file(
         &mut self,
-        target: &Path,
-        class: FileClass,
+        reference: &Reference,
         listed: &mut HashSet<(u32, RelPath)>,
     ) -> Result<Option<(u32, RelPath)>> {
+        let Reference { target, class, .. } = reference;
         let metadata = match target.symlink_metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -290,19 +291,28 @@ impl Walk<'_> {
         let (Some(directory), Some(name)) = (target.parent(), target.file_name()) else { return Ok(None) };
         if !metadata.is_file() || target.starts_with(&self.layout.datadir) {
             // Inside the datadir everything that belongs into the backup is listed already.
-            return Err(refused(target, "is pointed to by a table, but it is no file of a backup"));
+            return Err(self.refused_reference(reference));
         }
         let root = self.roots.tablespace(directory)?;
         self.note_owner(root, directory)?;
         let at = (root, RelPath::new(name)?);
         if listed.insert(at.clone()) {
-            let mut found = self.found(root, at.1.clone(), &metadata, EntryKind::File, class);
-            if class == FileClass::Redo {
+            let mut found = self.found(root, at.1.clone(), &metadata, EntryKind::File, *class);
+            if *class == FileClass::Redo {
                 found.print.head = head(target)?;
             }
             self.files.push(found);
         }
         Ok(Some(at))
+    }
+
+    fn refused_reference(&self, Reference { root, path, kind, target, .. }: &Reference) -> Error {
+        let path = self.roots.path(*root).unwrap_or(&self.layout.datadir).join(path.as_path());
+        let (points, remedy) = match kind {
+            ReferrerKind::Symlink => ("is a link to", "remove the link, or move it out of the server's directories"),
+            ReferrerKind::Isl => ("names the tablespace", "move the tablespace to where the server keeps its tables"),
+        };
+        Error::new(Class::Refused, format!("{path:?} {points} {target:?}, which is left out of a backup")).hint(remedy)
     }
 }
 

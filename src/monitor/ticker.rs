@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::archive::progress::Progress;
 use crate::command::human;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 
 /// How often a run reports.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ impl Ticker {
         let thread = std::thread::Builder::new()
             .name("ticker".into())
             .spawn(report)
-            .map_err(|cause| Error::io("start a thread for", "progress", cause))?;
+            .map_err(|cause| Error::new(Class::Io, "cannot start the thread that reports progress").because(cause))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }

@@ -100,8 +100,8 @@ impl Rules {
     /// For copies that are read while the server is frozen.
     ///
     /// A page on its way to the disk was stamped when its write began, and reading does not wait for it. A fifth of a
-    /// second is more than a write takes on a disk that anybody runs a database on; pages are checked by their checksums
-    /// besides.
+    /// second is more than a write takes on a disk that anybody runs a database on; a write that hangs for longer while its
+    /// stamp stands is not seen.
     pub fn locked() -> Self {
         Self { max_passes: 30, redo_prefix: true, clock: Clock::new(Duration::from_millis(200)) }
     }

@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
+use crate::relpath::shell_word;
 
 /// A directory that holds a directory for each backup.
 #[derive(Debug)]
@@ -48,29 +49,31 @@ impl LocalRepository {
     pub fn probe_writable(&self) -> Result<()> {
         self.probe().map_err(|error| {
             let owner = user_name();
-            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {:?}", self.path());
+            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {}", shell_word(self.path()));
             if error.advice().is_some() { error } else { error.hint(hint) }
         })
     }
 
+    /// Everything that publishing will do to an archive's file, so that it cannot be refused after the copy.
     fn probe(&self) -> Result<()> {
-        let write = |mut file: std::fs::File| {
-            file.write_all(b"probe").map_err(|cause| Error::io("write to", self.path(), cause))
-        };
-        if let Some(unnamed) = self.dir.create_unnamed()? {
-            return write(unnamed);
-        }
         let name = format!(".probe-{}", std::process::id());
         self.dir.remove_file(&name)?;
-        let written = self.dir.create_file(&name).and_then(write);
-        self.dir.remove_file(&name).and(written)
+        let made = match self.dir.create_unnamed()? {
+            Some(unnamed) => self.write_probe(&unnamed).and_then(|()| self.dir.link_unnamed(&unnamed, &name)),
+            None => self.dir.create_file(&name).and_then(|named| self.write_probe(&named)),
+        };
+        self.dir.remove_file(&name).and(made)
+    }
+
+    fn write_probe(&self, mut file: &std::fs::File) -> Result<()> {
+        file.write_all(b"probe").map_err(|cause| Error::io("write to", self.path(), cause))
     }
 }
 
 fn missing(path: &Path) -> Error {
-    let owner = user_name();
+    let (owner, word) = (user_name(), shell_word(path));
     Error::new(Class::Config, format!("there is no repository {path:?}"))
-        .hint(format!("mkdir -p -m 0700 {path:?} && chown {owner}: {path:?}"))
+        .hint(format!("mkdir -p -m 0700 {word} && chown {owner}: {word}"))
 }
 
 fn user_name() -> String {
@@ -87,9 +90,11 @@ mod tests {
     #[test]
     fn a_missing_repository_is_named_with_the_command_that_makes_it() {
         let base = tempfile::tempdir().unwrap();
-        let error = LocalRepository::open(&base.path().join("none")).unwrap_err();
+        let error = LocalRepository::open(&base.path().join("none or $one")).unwrap_err();
         assert_eq!(error.class(), Class::Config);
-        assert!(error.advice().unwrap().contains("mkdir -p"));
+        let path = format!("'{}/none or $one'", base.path().display());
+        assert!(error.advice().unwrap().contains(&format!("mkdir -p -m 0700 {path} && chown")), "{:?}", error.advice());
+        assert!(error.advice().unwrap().ends_with(&format!(": {path}")));
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn label(id: &BackupId) -> Label {
         archive: stored(codec.archive_name(), ARCHIVE),
         manifest: stored(MANIFEST_NAME, MANIFEST),
         request: None,
-        warnings: vec![],
+        warnings: 0,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The dialogue with the server on stdout, as a typestate: a line in the wrong order does not compile.
 //!
 //! `Idle` → [`freeze`](Session::freeze) → `Frozen` → [`thaw`](Session::thaw) → `Released` → [`done`](Session::done). Only
-//! what is in this file writes to stdout, because one stray byte there makes the server abandon the backup, and nothing is
-//! written after a failure: the server then reads our exit status. It reads 128 bytes at a time
+//! what is in this file writes to stdout, because one stray byte there makes the server abandon the backup. After a failure
+//! nothing is written but the `continue` of [`abandon`](Session::abandon): the server then reads our exit status. It reads 128 bytes at a time
 //! (`sst_donor_thread` in MariaDB's `sql/wsrep_sst.cc`), so that no line is longer than 127 with its newline.
 //!
 //! ```
@@ -157,6 +157,17 @@ impl<Out: Write> Session<Frozen, Out> {
         self.say("continue")?;
         self.state.files.clear()?;
         Ok(Session { out: self.out, progress: self.progress, state: Released { position: self.state.position } })
+    }
+
+    /// Lets the server go on although there will be no backup: without `done` and with our exit status it counts the
+    /// transfer as failed, whenever that exit comes.
+    ///
+    /// The server would go on when this process ends; but a process that waits for a dead disk does not end.
+    pub fn abandon(mut self) {
+        // If the server does not listen, or its files cannot be removed, the failure that led here is the one to tell.
+        if self.say("continue").and_then(|()| self.state.files.clear()).is_err() {
+            tracing::debug!("the server could not be told to go on");
+        }
     }
 
     fn cross_check(&self) -> Result<Agreement> {
@@ -334,6 +345,16 @@ mod tests {
         assert_eq!(session.recheck().unwrap_err().class(), Class::Protocol);
         std::fs::write(datadir.path().join("sst_error"), "").unwrap();
         assert_eq!(session.recheck().unwrap_err().class(), Class::Server);
+    }
+
+    #[test]
+    fn a_server_that_gets_no_backup_is_let_go_all_the_same() {
+        let datadir = tempfile::tempdir().unwrap();
+        let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n"));
+        let answers = answers(datadir.path());
+        freeze(&server, &answers, PATIENCE).unwrap().abandon();
+        assert_eq!(server.said(), "flush tables\ncontinue\n");
+        assert!(names(datadir.path()).is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cancel::{Cancel, Reason};
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 
 /// The signals that end a run in good order.
 const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
@@ -55,7 +55,7 @@ impl Watch {
     ///
     /// To be called before any other thread is started.
     pub fn start(cancel: &Cancel, server: Option<Box<dyn Server>>) -> Result<Self> {
-        let cannot = |cause: std::io::Error| Error::io("watch for", "signals", cause);
+        let cannot = |cause: std::io::Error| Error::new(Class::Io, "cannot watch for signals").because(cause);
         let mask: SigSet = SIGNALS.into_iter().collect();
         mask.thread_block().map_err(|cause| cannot(cause.into()))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);

@@ -56,6 +56,7 @@ pub fn a_disk_that_fills_up_is_named_and_leaves_no_backup(lab: &Lab) {
     let mark = held.mark();
     let mut file = std::fs::File::create(repository.join(".filler")).expect("a file");
     while file.write_all(&[0; 1 << 16]).is_ok() {}
+    drop(file);
     let outcome = held.release(&cluster);
     let Outcome::Failed(line) = outcome else { panic!("{outcome:?}") };
     assert!(line.contains("No space left on device"), "the whole cluster reads it: {line}");

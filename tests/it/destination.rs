@@ -44,7 +44,7 @@ fn a_repository_that_fills_up_while_the_files_are_copied_is_left_clean() {
     };
     let donor = Donor::new().datadir(tree::incompressible(4 << 20)).on_small_disk(32 << 20);
     let outcome = donor.on("flush tables", answer::then(fill, answer::flushed(GTID))).run();
-    outcome.fails(Errno::ENOSPC).wire(["flush tables"]).published(0);
+    outcome.fails(Errno::ENOSPC).wire(["flush tables", "continue"]).published(0);
 }
 
 #[test]
@@ -64,6 +64,40 @@ fn a_fifo_in_the_datadir_is_named() {
     nix::unistd::mkfifo(&datadir.path().join("shop/pipe"), Mode::S_IRUSR).unwrap();
     let outcome = Donor::new().datadir_at(datadir.path()).run_to_any_end(answer::flushed(GTID));
     outcome.says("shop/pipe").says("[ERROR]").published(0);
+}
+
+#[test]
+fn a_datadir_without_innodbs_own_files_is_refused_before_the_server_is_asked() {
+    for name in ["ibdata1", "ib_logfile0"] {
+        let datadir = tree::small();
+        std::fs::remove_file(datadir.path().join(name)).unwrap();
+        let outcome = Donor::new().datadir_at(datadir.path()).run_to_any_end(answer::flushed(GTID));
+        outcome.says("cannot find InnoDB's").says("option files").wire([]).published(0);
+    }
+}
+
+#[test]
+fn files_of_innodb_that_vanish_in_the_window_make_no_backup() {
+    let vanish = |stage: &mut Stage| std::fs::remove_file(stage.datadir.join("ibdata1")).unwrap();
+    let outcome = Donor::new().on("flush tables", answer::then(vanish, answer::flushed(GTID))).run();
+    outcome.says("cannot find InnoDB's system tablespace").published(0);
+}
+
+#[test]
+fn no_configured_repository_inside_the_datadir_gets_into_a_backup() {
+    let datadir = tree::small();
+    let [far, near, own] = ["far", "near", "own"].map(|name| datadir.path().join(name));
+    for directory in [&far, &near, &own] {
+        std::fs::create_dir(directory).unwrap();
+        // Nothing that is copied could be this.
+        nix::unistd::mkfifo(&directory.join("backup"), Mode::S_IRUSR).unwrap();
+    }
+    let options =
+        format!("[wsrep_sst_backup]\ndestination.far = {}\ndestination.near = {}\n", far.display(), near.display());
+    for address in ["", "near"] {
+        let donor = Donor::new().datadir_at(datadir.path()).repository_at(&own).options(&options);
+        donor.arg("--address", address).on("flush tables", answer::flushed(GTID)).run().succeeds();
+    }
 }
 
 #[test]

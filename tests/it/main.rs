@@ -9,6 +9,7 @@ mod dialogue;
 mod disk;
 mod held;
 mod interruption;
+mod operator;
 mod outcome;
 mod precopy;
 mod server;

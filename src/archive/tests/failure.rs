@@ -109,6 +109,7 @@ fn a_file_that_cannot_be_read_is_named() {
         let error = added.and_then(|_| encoder.barrier()).unwrap_err();
         assert_eq!(error.os_error(), Some(21), "a directory cannot be read as a file");
         assert_eq!(error.to_string(), "cannot read \"shop/orders.ibd\"");
+        assert!(encoder.finish(head()).is_err(), "an archive with a hole is never finished");
     }
 }
 
@@ -193,4 +194,33 @@ fn what_would_not_restore_is_not_taken() {
     let stranger = Meta { root: 7, root_name: root_name("elsewhere"), ..meta(b"a", 0) };
     encoder.add_bytes(stranger, b"").unwrap();
     assert_eq!(encoder.finish(head()).err().unwrap().class(), Class::Refused);
+}
+
+/// A disk that takes nothing until it is let go.
+struct Stuck(crossbeam_channel::Receiver<()>);
+
+impl Write for Stuck {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_neither_the_end_nor_the_drop_of_a_run_that_was_stopped() {
+    let (_let_go, stuck) = crossbeam_channel::bounded(0);
+    let cancel = Cancel::default();
+    let options = EncodeOptions { codec: Codec::None, workers: count(1) };
+    let mut encoder = Encoder::start(options, Stuck(stuck), cancel.clone(), Arc::default()).unwrap();
+    encoder.add_bytes(meta(b"a", 0), &contents(1, FRAME_BYTES)).unwrap();
+    let (told, outcome) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || told.send(encoder.finish(head()).err()));
+    cancel.raise(Reason::ServerGone);
+    // `finish` drops the encoder: without the disk's consent, or this would wait for ever.
+    let error = outcome.recv_timeout(std::time::Duration::from_secs(30)).unwrap().unwrap();
+    assert_eq!(error.class(), Class::Server);
 }

@@ -2,7 +2,7 @@
 
 use tar::{EntryType, Header};
 
-use super::super::manifest::{Excluded, Frame, Piece};
+use super::super::manifest::{Excluded, Frame, Piece, Referrer, ReferrerKind};
 use super::super::verify::Damage;
 use super::*;
 
@@ -19,6 +19,11 @@ fn parse_after(change: impl FnOnce(&mut Manifest)) -> Result<Manifest> {
     let mut manifest = backup().manifest;
     change(&mut manifest);
     Manifest::parse(&manifest.to_json().unwrap())
+}
+
+fn refer(manifest: &mut Manifest, root: u32, name: &[u8]) {
+    let referrer = Referrer { root, path: path(name), kind: ReferrerKind::Isl, target: path(b"x.ibd") };
+    manifest.roots[1].referrers.push(referrer);
 }
 
 fn frames(manifest: &mut Manifest) -> &mut Vec<Frame> {
@@ -43,6 +48,13 @@ fn a_manifest_that_lies_is_refused() {
         ("an unknown root left out", |m| {
             m.excluded.push(Excluded { root: 9, path: path(b"x"), reason: String::new() });
         }),
+        ("an unknown root that refers", |m| refer(m, 2, b"x.isl")),
+        ("a name of a file elsewhere in our directory", |m| refer(m, 0, b".wsrep_sst_backup/x.isl")),
+        ("too many roots", |m| {
+            let root = |number| Root::new(root_name(&format!("r{number}")), RootKind::Tablespace, "/x");
+            m.roots.extend((0..10_000).map(root));
+        }),
+        ("too many warnings", |m| m.warnings = vec![String::new(); 100_001]),
         ("an entry twice", |m| m.files[1].path = m.files[2].path.clone()),
         ("an entry below a file", |m| m.files[1].path = path(b"shop/items.ibd/x")),
         ("an entry in our directory", |m| m.files[1].path = path(b".wsrep_sst_backup/manifest.json")),
@@ -83,6 +95,7 @@ fn a_manifest_that_lies_is_refused() {
         }),
     ];
     assert!(parse_after(|_| ()).is_ok());
+    assert!(parse_after(|m| refer(m, 0, b"shop/x.isl")).is_ok());
     for (what, change) in changes {
         let error = parse_after(change).err().unwrap_or_else(|| panic!("{what} was accepted"));
         assert_eq!(error.class(), Class::Damage, "{what}");
@@ -130,7 +143,7 @@ fn a_label_comes_back_and_names_no_file_elsewhere() {
         assert_eq!(Label::parse(&forged.to_json().unwrap()).unwrap_err().class(), Class::Damage, "{name}");
     }
     let mut long = sound.clone();
-    long.warnings = vec!["x".repeat(1 << 20)];
+    long.node = "x".repeat(1 << 20);
     assert!(Label::parse(&long.to_json().unwrap()).is_err());
 }
 

@@ -176,7 +176,7 @@ fn label(finished: &Finished<Vec<u8>>) -> Label {
         archive: stored(finished.manifest.codec.archive_name(), &finished.sink),
         manifest: stored("manifest.json.zst", &manifest),
         request: None,
-        warnings: Vec::new(),
+        warnings: 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What happens before the server is asked to hold still: whatever would fail fails here, while nobody waits.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -65,9 +65,10 @@ impl Prepared {
         let only_run = lock(&variables.datadir)?;
         let repository = LocalRepository::open(config.destination(address.destination.as_ref())?)?;
         repository.probe_writable()?;
-        let options = Options { binlogs: config.binlogs, leave_out: vec![repository.path().to_owned()] };
+        let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, repository.path()) };
         let datadir = Datadir::open(&variables, &options)?;
         let inventory = survey(&datadir, cancel)?;
+        datadir.check_complete(&inventory)?;
         datadir.check_readable(&inventory, cancel)?;
         check_space(&repository, config.codec, inventory.total_bytes())?;
         inventory.warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -88,6 +89,12 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
         }
     }
     datadir.survey(cancel)
+}
+
+/// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
+fn of_backups(config: &Config, chosen: &Path) -> Vec<PathBuf> {
+    let configured = config.destinations.values().chain([&config.repository]);
+    configured.cloned().chain([chosen.to_owned()]).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.

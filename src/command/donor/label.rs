@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::before::Prepared;
 use crate::archive::encode::Finished;
 use crate::archive::label::{BackupId, Label, Source, Stored};
-use crate::archive::manifest::{EntryKind, FORMAT_VERSION, Manifest};
+use crate::archive::manifest::{FORMAT_VERSION, Manifest};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::source::settle::Settled;
@@ -67,8 +67,7 @@ impl Origin {
         finished: &Finished<W>,
         manifest_stored: &[u8],
     ) -> Label {
-        let Manifest { codec, files, warnings, .. } = &finished.manifest;
-        let plain = || files.iter().filter(|entry| entry.kind == EntryKind::File);
+        let Manifest { codec, warnings, .. } = &finished.manifest;
         Label {
             format_version: FORMAT_VERSION,
             id,
@@ -85,8 +84,8 @@ impl Origin {
             flush_ms: millis(times.flush),
             source: self.source,
             settle_passes: settled.passes,
-            files: plain().count() as u64,
-            raw_bytes: plain().map(|entry| entry.size).sum(),
+            files: finished.manifest.plain_files().count() as u64,
+            raw_bytes: finished.manifest.raw_bytes(),
             copied_again_bytes: settled.copied_again_bytes,
             codec: *codec,
             archive: Stored {
@@ -100,7 +99,7 @@ impl Origin {
                 sha256: Digest::of(manifest_stored),
             },
             request: self.request.clone(),
-            warnings: warnings.clone(),
+            warnings: warnings.len() as u64,
         }
     }
 }

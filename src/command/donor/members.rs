@@ -75,10 +75,13 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
         let meta = Meta { size: grastate.len() as u64, ..self.grastate_meta(inventory)? };
         self.encoder.add_bytes(meta, grastate.as_bytes())?;
         let mut warnings = inventory.warnings.clone();
-        let exempt = settled.exempt.iter().map(|key| inventory.name(key));
-        warnings.extend(
-            exempt.map(|name| format!("{name} is written by the server inside the window: its last rows may be cut")),
-        );
+        // An empty log table is one that the server does not write.
+        let written = inventory.files.iter().filter(|found| {
+            found.class == FileClass::LogTable && found.path.as_bytes().ends_with(b".CSV") && found.print.size > 0
+        });
+        warnings.extend(written.map(|found| {
+            format!("{} is written by the server inside the window: its last rows may be cut", found.path)
+        }));
         Ok(warnings)
     }
 

@@ -59,7 +59,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let spaces = std::mem::take(&mut prepared.plan.spaces);
     let Prepared { config, datadir, repository, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
-    let id = BackupId::new(started, &origin.node, sys::random_u16());
+    let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
     let upload = repository.begin(&id, config.codec)?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());
@@ -87,6 +87,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     watch.window_closed();
     let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
     report::thawed(times.frozen, &settled);
+    datadir.check_complete(&settled.inventory)?;
 
     let position = session.position().clone();
     let session = release(session, &prepared, &mut watch)?;
@@ -113,6 +114,8 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
 }
 
 /// The frozen window: copy until all copies show one instant, ask both witnesses once more, and let the server go on.
+///
+/// On a failure the server is let go first, so that it does not wait for our cleaning up.
 fn hold(
     mut session: Session<Frozen>,
     settling: Settling<'_>,
@@ -120,12 +123,28 @@ fn hold(
     prepared: &Prepared,
     cancel: &Cancel,
 ) -> Result<(Session<Released>, Settled)> {
+    match settle_in_window(&mut session, settling, live, prepared, cancel) {
+        Ok(settled) => Ok((session.thaw()?, settled)),
+        Err(error) => {
+            session.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn settle_in_window(
+    session: &mut Session<Frozen>,
+    settling: Settling<'_>,
+    live: &mut Live<'_>,
+    prepared: &Prepared,
+    cancel: &Cancel,
+) -> Result<Settled> {
     session.total(prepared.inventory.total_bytes())?;
     let settled = settling.settle(live)?;
     session.complete(settled.inventory.total_bytes())?;
     report::agreement(session.recheck()?);
     cancel.check()?;
-    Ok((session.thaw()?, settled))
+    Ok(settled)
 }
 
 /// Says `done` now if the operator wants the node back when its files are held; returns what is left to be said.

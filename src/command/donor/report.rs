@@ -46,6 +46,14 @@ pub(super) fn thawed(frozen: Duration, settled: &Settled) {
         frozen.as_millis(),
         settled.passes
     );
+    grown(settled);
+}
+
+/// Redo that the server wrote after its last copy was begun: what it undid inside the window.
+fn grown(settled: &Settled) {
+    for key in &settled.grown {
+        info!("{} grew while it was copied; what is copied is a valid beginning of it", settled.inventory.name(key));
+    }
 }
 
 pub(super) fn released_early() {

@@ -1,17 +1,19 @@
 //! `extract`: a database, a table or a file out of a backup, reading only the frames that hold it.
 //!
 //! The files are written into a hidden directory inside the destination, proved, and then moved to their names, where nothing
-//! may be: what is there already is never overwritten.
+//! may be: what is there already is never overwritten, and what was not made here is never removed.
 
 mod choose;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::output::Output;
 use super::restore::owner::Owners;
@@ -56,7 +58,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
     let roots = destination.roots(manifest.roots.len())?;
     let tree = Tree::new(&manifest, &Owners::Caller, roots);
     let chosen: Vec<usize> = chosen.into_iter().collect();
-    tree.begin(&chosen)?;
+    tree.begin(&chosen, context.cancel)?;
     let progress = Arc::new(Progress::default());
     progress.set_total(bytes(&manifest, &chosen));
     {
@@ -64,7 +66,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
         let wanted = |index: usize| chosen.binary_search(&index).is_ok();
         decode::restore(&archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
     }
-    tree.finish(&chosen)?;
+    tree.finish(&chosen, context.cancel)?;
     destination.dir.sync_file_system()?;
     destination.publish(&manifest, &places)?;
 
@@ -114,9 +116,10 @@ fn place(manifest: &Manifest, entry: &Entry) -> Result<RelPath> {
 struct Destination {
     dir: Dir,
     staged: Dir,
-    staged_name: String,
+    /// The hidden directory: removed when this is dropped, with whatever is still in it.
+    hidden: Option<TempDir>,
     /// The directory and the destination's own name in it, if the destination is new.
-    made: Option<(Dir, std::ffi::OsString)>,
+    made: Option<(Dir, OsString)>,
     kept: std::cell::Cell<bool>,
 }
 
@@ -131,12 +134,13 @@ impl Destination {
             Some((parent, name)) => parent.create_dir(name)?,
             None => Dir::open(&path)?,
         };
-        let staged_name = format!("{OWN_DIRECTORY}.partial-{}", std::process::id());
-        let staged = dir.create_dir(&staged_name);
-        if let (Err(_), Some((parent, name))) = (&staged, &made) {
-            parent.remove_dir(name)?;
-        }
-        Ok(Self { dir, staged: staged?, staged_name, made, kept: false.into() })
+        // From here on dropping it takes back what was made.
+        let mut destination = Self { staged: dir.try_clone()?, dir, hidden: None, made, kept: false.into() };
+        let hidden = tempfile::Builder::new().prefix(&format!("{OWN_DIRECTORY}.partial-")).tempdir_in(&path);
+        let hidden = hidden.map_err(|cause| Error::io("write into", &path, cause))?;
+        destination.staged = destination.dir.open_dir(hidden.path().file_name().unwrap_or_default())?;
+        destination.hidden = Some(hidden);
+        Ok(destination)
     }
 
     fn check_free(&self, path: &RelPath) -> Result<()> {
@@ -160,27 +164,20 @@ impl Destination {
         (0..number).map(|root| self.staged.create_dir(format!("{root}")).map(Some)).collect()
     }
 
-    /// Moves every file to its name; if one cannot be, those that were are removed again.
+    /// Moves every file to its name; if one cannot be, those that were and the directories above them are removed again.
     fn publish(self, manifest: &Manifest, places: &BTreeMap<RelPath, usize>) -> Result<()> {
-        let mut moved = Vec::new();
-        for (path, index) in places {
-            let Some(entry) = manifest.files.get(*index) else { continue };
-            match self.move_one(entry, path) {
-                Ok(parent) => moved.push((parent, path)),
-                Err(error) => {
-                    for (parent, path) in moved {
-                        parent.remove_file(path.file_name())?;
-                    }
-                    return Err(error);
-                }
-            }
+        let mut made = Made::default();
+        let mut entries = places.iter().filter_map(|(path, index)| Some((path, manifest.files.get(*index)?)));
+        let moved = entries.try_for_each(|(path, entry)| self.move_one(entry, path, &mut made));
+        let published = moved.and_then(|()| self.dir.sync_file_system());
+        match &published {
+            Ok(()) => self.kept.set(true),
+            Err(_) => made.take_back(),
         }
-        self.dir.sync_file_system()?;
-        self.kept.set(true);
-        Ok(())
+        published
     }
 
-    fn move_one(&self, entry: &Entry, path: &RelPath) -> Result<Dir> {
+    fn move_one(&self, entry: &Entry, path: &RelPath, made: &mut Made) -> Result<()> {
         let mut from = self.staged.open_dir(format!("{}", entry.root))?;
         for name in entry.path.parent().iter().flat_map(|parent| parent.as_path().iter()) {
             from = from.open_dir(name)?;
@@ -189,21 +186,46 @@ impl Destination {
         for name in path.parent().iter().flat_map(|parent| parent.as_path().iter()) {
             to = match to.stat(name)? {
                 Some(_) => to.open_dir(name)?,
-                None => to.create_dir(name)?,
+                None => {
+                    let inner = to.create_dir(name)?;
+                    made.directories.push((to, name.to_owned()));
+                    inner
+                }
             };
         }
         from.publish(entry.path.file_name(), &to, path.file_name())?;
-        Ok(to)
+        made.files.push((to, path.file_name().to_owned()));
+        Ok(())
+    }
+}
+
+/// What was made in the destination, each with the directory that it is in.
+#[derive(Default)]
+struct Made {
+    directories: Vec<(Dir, OsString)>,
+    files: Vec<(Dir, OsString)>,
+}
+
+impl Made {
+    /// Removes it again; a directory into which somebody put something stays.
+    fn take_back(self) {
+        let files = self.files.iter().map(|(dir, name)| dir.remove_file(name));
+        // The innermost were made last.
+        let directories = self.directories.iter().rev().map(|(dir, name)| dir.remove_dir(name));
+        for error in files.chain(directories).filter_map(Result::err) {
+            tracing::warn!("{}", one_line(&error));
+        }
     }
 }
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        let mut removed = self.dir.remove_tree(&self.staged_name);
-        if let (Some((parent, name)), false) = (&self.made, self.kept.get()) {
-            removed = removed.and_then(|()| parent.remove_tree(name));
+        if let Some(Err(cause)) = self.hidden.take().map(TempDir::close) {
+            tracing::warn!("cannot remove the hidden directory in {:?}: {cause}", self.dir.path());
         }
-        if let Err(error) = removed {
+        if let (Some((parent, name)), false) = (&self.made, self.kept.get())
+            && let Err(error) = parent.remove_dir(name)
+        {
             tracing::warn!("{}", one_line(&error));
         }
     }

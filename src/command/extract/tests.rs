@@ -1,11 +1,14 @@
 //! What an extraction promises: the files that were meant, proved, and nothing overwritten.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::*;
 use crate::archive::manifest::{FileClass, RootKind};
+use crate::cancel::Reason;
 use crate::command::fixture::{Donor, Lab, Member, file, names, noise, printed, root};
+use crate::dir::fault;
 
 fn extract(lab: &Lab, what: &[&str], to: &Path) -> Result<String> {
     let what = what.iter().map(|what| (*what).to_owned()).collect();
@@ -70,6 +73,17 @@ fn a_table_elsewhere_comes_along() {
 }
 
 #[test]
+fn nothing_comes_out_with_the_right_to_run_as_somebody_else() {
+    let lab = Lab::small();
+    lab.forge(|manifest| manifest.files.iter_mut().for_each(|entry| entry.mode = 0o6755));
+    extract(&lab, &["ibdata1", "shop.orders"], &lab.site("to")).unwrap();
+    for name in names(&lab.site("to")) {
+        let mode = fs::metadata(lab.site("to").join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7000, 0, "{name}");
+    }
+}
+
+#[test]
 fn nothing_is_overwritten() {
     let lab = Lab::small();
     let to = lab.site("to");
@@ -81,6 +95,67 @@ fn nothing_is_overwritten() {
     assert_eq!(fs::read(to.join("shop/orders.frm")).unwrap(), b"mine");
     extract(&lab, &["shop.part"], &to).unwrap();
     assert_eq!(fs::read(to.join("shop/orders.frm")).unwrap(), b"mine");
+}
+
+/// Extracts on this thread alone, where faults are counted.
+fn extract_here(lab: &Lab, to: &Path) -> Result<()> {
+    let args = ExtractArgs { id: "latest".into(), what: vec!["shop.orders".into(), "ibdata1".into()], to: to.into() };
+    let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
+    printed(false, |output| run(&args, &context, output)).0
+}
+
+#[test]
+fn whichever_operation_fails_the_destination_is_as_it_was() {
+    let lab = Lab::small();
+    for new in [true, false] {
+        for k in 1.. {
+            let to = lab.site(&format!("to-{new}-{k}"));
+            if !new {
+                fs::create_dir(&to).unwrap();
+                fs::write(to.join("mine"), "mine").unwrap();
+            }
+            let (result, reached) = fault::on(k, fault::After::Works, || extract_here(&lab, &to));
+            if result.is_err() && new {
+                assert!(!to.exists(), "operation {k}: {:?}", names(&to));
+            } else if result.is_err() {
+                assert_eq!(names(&to), ["mine"], "operation {k}");
+            }
+            if !reached {
+                assert!(result.is_ok() && k > 20);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_somebody_put_into_a_new_destination_meanwhile_stays() {
+    let lab = Lab::small();
+    let to = lab.site("to");
+    let (theirs, cancel) = (to.clone(), lab.cancel.clone());
+    let stranger = move || {
+        fs::create_dir(theirs.join("shop")).unwrap();
+        fs::write(theirs.join("shop/my-notes"), "mine").unwrap();
+        cancel.raise(Reason::Signal("SIGINT"));
+    };
+    let error = fault::with_stranger("orders.ibd", stranger, || extract_here(&lab, &to)).unwrap_err();
+    assert_eq!(error.class(), Class::Cancelled);
+    assert_eq!(names(&to), ["shop", "shop/my-notes"]);
+}
+
+#[test]
+fn what_somebody_put_beside_a_file_that_is_taken_back_stays() {
+    let lab = Lab::small();
+    let to = lab.site("to");
+    let theirs = to.clone();
+    // When its first file has its name, and the second one is in the way.
+    let stranger = move || {
+        fs::write(theirs.join("shop/my-notes"), "mine").unwrap();
+        fs::write(theirs.join("shop/orders.ibd"), "mine").unwrap();
+    };
+    let error = fault::with_stranger("/to/shop/orders.ibd", stranger, || extract_here(&lab, &to)).unwrap_err();
+    assert_eq!(error.os_error(), Some(nix::libc::EEXIST));
+    assert_eq!(names(&to), ["shop", "shop/my-notes", "shop/orders.ibd"]);
 }
 
 #[test]

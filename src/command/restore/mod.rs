@@ -3,6 +3,7 @@
 pub mod owner;
 pub mod plan;
 pub mod site;
+pub mod stage;
 pub mod tree;
 
 mod finish;
@@ -37,7 +38,7 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
         purpose: purpose(args),
         without_binlogs: args.without_binlogs,
     };
-    let plan = Plan::new(&manifest, &wish)?;
+    let plan = Plan::new(&manifest, &wish, context.cancel)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
     let archive = context.repository.open_archive(&label)?;
     check_length(&label, &archive)?;
@@ -46,7 +47,7 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     announce(&label, &owners, output)?;
     let tree = Tree::new(&manifest, &owners, stages.dirs()?);
     fill(&tree, &plan, context, output, &manifest, &archive)?;
-    tree.finish(&plan.chosen)?;
+    tree.finish(&plan.chosen, context.cancel)?;
     context.cancel.check()?;
     stages.sync()?;
     let targets = stages.publish(&manifest, &owners)?;
@@ -95,11 +96,13 @@ fn fill(
             progress.add_total(entry.size);
         }
     }
-    tree.begin(&plan.chosen)?;
+    tree.begin(&plan.chosen, context.cancel)?;
     for (root, path, to) in &plan.links {
+        context.cancel.check()?;
         tree.link(*root, path, to)?;
     }
     for own in &plan.own {
+        context.cancel.check()?;
         if let Some(like) = manifest.files.get(own.like) {
             tree.write_own(own.root, &own.path, &own.bytes, like)?;
         }

@@ -1,18 +1,19 @@
 //! What a restore will write and where, decided from the manifest before anything is written.
 
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::archive::manifest::{Entry, EntryKind, FileClass, Manifest, Referrer, ReferrerKind, Root, RootKind};
+use crate::cancel::Cancel;
 use crate::cli::RootMapping;
 use crate::error::{Class, Error, Result};
-use crate::relpath::{RelPath, escape};
+use crate::relpath::{RelPath, shell_word};
+use crate::wsrep::grastate;
 
 /// The deepest path that is restored: no server nests its files like that, and taking back must be able to follow.
 const DEEPEST: usize = 48;
-
-/// Galera's state, as it is called in the datadir.
-pub const GRASTATE: &str = "grastate.dat";
 
 /// What the restored directory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -60,31 +61,30 @@ pub struct OwnFile {
     /// The path below the root.
     pub path: RelPath,
     /// The contents.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<[u8]>,
     /// The entry whose owner, mode and time it gets.
     pub like: usize,
 }
 
 impl Plan {
     /// Decides; nothing is written, and what cannot work is an error.
-    pub fn new(manifest: &Manifest, wish: &Wish<'_>) -> Result<Self> {
+    pub fn new(manifest: &Manifest, wish: &Wish<'_>, cancel: &Cancel) -> Result<Self> {
         let targets = targets(manifest, wish)?;
-        let own = own_files(manifest, wish, &targets)?;
-        let replaced = |entry: &Entry| {
-            is_grastate(entry) || own.iter().any(|file| file.root == entry.root && file.path == entry.path)
-        };
+        let own = own_files(manifest, wish, &targets, cancel)?;
+        let links = links(manifest, &targets);
+        own.iter().map(|file| &file.path).chain(links.iter().map(|(_, path, _)| path)).try_for_each(check_depth)?;
+        let own_names: HashSet<(u32, &RelPath)> = own.iter().map(|file| (file.root, &file.path)).collect();
+        let replaced = |entry: &Entry| is_grastate(entry) || own_names.contains(&(entry.root, &entry.path));
         let mut chosen = Vec::with_capacity(manifest.files.len());
         for (index, entry) in manifest.files.iter().enumerate() {
-            if entry.path.depth() > DEEPEST {
-                return Err(Error::new(Class::Damage, format!("{:?} is nested too deeply", entry.path)));
-            }
+            cancel.check()?;
+            check_depth(&entry.path)?;
             let left_out = targets.get(entry.root as usize).is_none_or(Option::is_none)
                 || (wish.without_binlogs && is_binlog(manifest, entry));
             if !left_out && !replaced(entry) {
                 chosen.push(index);
             }
         }
-        let links = links(manifest, &targets);
         Ok(Self { targets, chosen, own, links })
     }
 
@@ -94,6 +94,13 @@ impl Plan {
         let full = entries.filter(|entry| entry.root == root && !entry.sparse);
         full.map(|entry| entry.size).fold(0, u64::saturating_add)
     }
+}
+
+fn check_depth(path: &RelPath) -> Result<()> {
+    if path.depth() <= DEEPEST {
+        return Ok(());
+    }
+    Err(Error::new(Class::Damage, format!("{path:?} is nested too deeply")))
 }
 
 /// Whether a file is a binary log or the list of them.
@@ -109,7 +116,7 @@ fn is_binlog_index(entry: &Entry) -> bool {
 }
 
 fn is_grastate(entry: &Entry) -> bool {
-    entry.root == 0 && entry.path.as_bytes() == GRASTATE.as_bytes()
+    entry.root == 0 && entry.path.as_bytes() == grastate::FILE_NAME.as_bytes()
 }
 
 fn targets(manifest: &Manifest, wish: &Wish<'_>) -> Result<Vec<Option<PathBuf>>> {
@@ -144,12 +151,7 @@ fn targets(manifest: &Manifest, wish: &Wish<'_>) -> Result<Vec<Option<PathBuf>>>
 }
 
 fn missing_roots(missing: &[&Root]) -> Error {
-    let flag = |root: &&Root| {
-        let path = escape(root.path.as_os_str().as_bytes());
-        let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@".contains(&byte));
-        let path = if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
-        format!("--root {}={path}", root.name)
-    };
+    let flag = |root: &&Root| format!("--root {}={}", root.name, shell_word(&root.path));
     let flags: Vec<String> = missing.iter().map(flag).collect();
     let names: Vec<&str> = missing.iter().map(|root| root.name.as_str()).collect();
     let binlog = if missing.iter().any(|root| root.kind == RootKind::Binlog) {
@@ -175,36 +177,43 @@ fn unknown_root(manifest: &Manifest, name: &str) -> Error {
     }
 }
 
-/// The file whose owner stands for a whole root: the system tablespace, else the first file.
-pub fn representative(manifest: &Manifest, root: u32) -> Option<usize> {
-    let of_root = |(_, entry): &(usize, &Entry)| entry.root == root;
-    let entries = || manifest.files.iter().enumerate().filter(of_root);
-    let system = entries().find(|(_, entry)| entry.class == FileClass::InnodbSystem);
-    let file = || entries().find(|(_, entry)| entry.kind == EntryKind::File);
-    system.or_else(file).or_else(|| entries().next()).map(|(index, _)| index)
+/// For each root the file whose owner stands for all of it: the system tablespace, else the first file.
+pub fn representatives(manifest: &Manifest) -> Vec<Option<usize>> {
+    let mut best: Vec<Option<(u8, usize)>> = vec![None; manifest.roots.len()];
+    for (index, entry) in manifest.files.iter().enumerate() {
+        let rank = match (entry.class, entry.kind) {
+            (FileClass::InnodbSystem, _) => 0,
+            (_, EntryKind::File) => 1,
+            (_, EntryKind::Directory) => 2,
+        };
+        let Some(best) = best.get_mut(entry.root as usize) else { continue };
+        if best.is_none_or(|(before, _)| rank < before) {
+            *best = Some((rank, index));
+        }
+    }
+    best.into_iter().map(|best| best.map(|(_, index)| index)).collect()
 }
 
-fn own_files(manifest: &Manifest, wish: &Wish<'_>, targets: &[Option<PathBuf>]) -> Result<Vec<OwnFile>> {
+fn own_files(
+    manifest: &Manifest,
+    wish: &Wish<'_>,
+    targets: &[Option<PathBuf>],
+    cancel: &Cancel,
+) -> Result<Vec<OwnFile>> {
+    let representatives = representatives(manifest);
     let mut own = Vec::new();
     if wish.purpose != Purpose::Standalone {
         let stored = manifest.files.iter().position(is_grastate);
         let nothing = || Error::new(Class::Damage, "the manifest names no file of the datadir");
-        let like = stored.or_else(|| representative(manifest, 0)).ok_or_else(nothing)?;
-        let bytes = grastate(manifest, wish.purpose).into_bytes();
-        own.push(OwnFile { root: 0, path: RelPath::new(GRASTATE)?, bytes, like });
+        let like = stored.or_else(|| representatives.first().copied().flatten()).ok_or_else(nothing)?;
+        let bytes = grastate::render(manifest.gtid, wish.purpose == Purpose::Bootstrap).into_bytes().into();
+        own.push(OwnFile { root: 0, path: RelPath::new(grastate::FILE_NAME)?, bytes, like });
     }
     if !wish.without_binlogs {
         own.extend(binlog_indices(manifest, targets));
     }
-    own.extend(isl_files(manifest, targets));
+    own.extend(isl_files(manifest, targets, &representatives, cancel)?);
     Ok(own)
-}
-
-/// The form that Galera's own `saved_state.cpp` writes and reads.
-fn grastate(manifest: &Manifest, purpose: Purpose) -> String {
-    let (uuid, seqno) = (manifest.gtid.uuid, manifest.gtid.seqno);
-    let safe = u8::from(purpose == Purpose::Bootstrap);
-    format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: {safe}\n")
 }
 
 /// The lists of binary logs, with the paths as they will be: the server may have written them absolute.
@@ -227,11 +236,12 @@ fn binlog_indices(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFi
         }
         bytes.push(b'\n');
     }
+    let bytes: Arc<[u8]> = bytes.into();
     let indices = manifest.files.iter().enumerate().filter(|(_, entry)| is_binlog_index(entry));
     let own = |(like, entry): (usize, &Entry)| OwnFile {
         root: entry.root,
         path: entry.path.clone(),
-        bytes: bytes.clone(),
+        bytes: Arc::clone(&bytes),
         like,
     };
     indices.map(own).collect()
@@ -253,14 +263,28 @@ fn referrers<'a>(
 }
 
 /// The text files in which InnoDB keeps the paths of tablespaces that lie elsewhere.
-fn isl_files(manifest: &Manifest, targets: &[Option<PathBuf>]) -> Vec<OwnFile> {
-    let isl = |(referrer, to): (&Referrer, PathBuf)| {
-        let is_it = |entry: &Entry| entry.root == referrer.root && entry.path == referrer.path;
-        let like = manifest.files.iter().position(is_it).or_else(|| representative(manifest, referrer.root))?;
-        let bytes = to.into_os_string().into_vec();
+fn isl_files(
+    manifest: &Manifest,
+    targets: &[Option<PathBuf>],
+    representatives: &[Option<usize>],
+    cancel: &Cancel,
+) -> Result<Vec<OwnFile>> {
+    let isl = || referrers(manifest, targets).filter(|(referrer, _)| referrer.kind == ReferrerKind::Isl);
+    let mut stored: HashMap<(u32, &RelPath), Option<usize>> =
+        isl().map(|(referrer, _)| ((referrer.root, &referrer.path), None)).collect();
+    for (index, entry) in manifest.files.iter().enumerate() {
+        cancel.check()?;
+        if let Some(stored) = stored.get_mut(&(entry.root, &entry.path)) {
+            *stored = Some(index);
+        }
+    }
+    let own = |(referrer, to): (&Referrer, PathBuf)| {
+        let stored = stored.get(&(referrer.root, &referrer.path)).copied().flatten();
+        let like = stored.or_else(|| representatives.get(referrer.root as usize).copied().flatten())?;
+        let bytes = to.into_os_string().into_vec().into();
         Some(OwnFile { root: referrer.root, path: referrer.path.clone(), bytes, like })
     };
-    referrers(manifest, targets).filter(|(referrer, _)| referrer.kind == ReferrerKind::Isl).filter_map(isl).collect()
+    Ok(isl().filter_map(own).collect())
 }
 
 /// The symbolic links of databases and files that lie elsewhere.

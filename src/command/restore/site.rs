@@ -12,48 +12,33 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::stage::{How, Inside, Stage};
 use crate::archive::manifest::OWN_DIRECTORY;
 use crate::dir::{self, Dir, DirLock};
-use crate::error::{Class, Error, Result, one_line};
+use crate::error::{Class, Error, Result};
+use crate::relpath::shell_word;
+use crate::sys;
 
 /// What lies under a guarded name. Not a multiple of any page size, and no control file.
 const GUARD: &[u8] = b"wsrep_sst_backup restore is filling this directory: it is not a data directory yet.\n";
 
 /// Aria's control file: Aria starts before InnoDB and would make a new one.
-const ARIA_CONTROL: &str = "aria_log_control";
+pub(super) const ARIA_CONTROL: &str = "aria_log_control";
+
+/// What mkfs makes at the top of a file system; it stays as it is.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// A target that was examined; nothing is written yet.
 #[derive(Debug)]
 pub struct Site {
-    path: PathBuf,
-    parent: Dir,
-    name: OsString,
+    pub(super) path: PathBuf,
+    pub(super) parent: Dir,
+    pub(super) name: OsString,
     /// The target itself, if it exists: an empty directory.
-    found: Option<Dir>,
-    /// The target cannot be replaced by a rename.
-    mount_point: bool,
+    pub(super) found: Option<Dir>,
+    /// The target is a mount point, which no rename can replace.
+    fixed: bool,
 }
-
-/// A target that is being filled. Dropping it takes everything back, unless it was kept.
-#[derive(Debug)]
-pub struct Stage {
-    site: Site,
-    dir: Option<Dir>,
-    how: How,
-    kept: bool,
-    lock: Option<DirLock>,
-}
-
-#[derive(Debug)]
-enum How {
-    /// Under this name beside the target.
-    Beside { staged: OsString, published: bool },
-    /// Inside the target; `guard` is the name that comes last, if a server must be kept away.
-    Inside { target: Dir, made: bool, guard: Option<OsString> },
-}
-
-/// Owner (where it is set) and mode of a target.
-pub type Access = (Option<(u32, u32)>, u32);
 
 impl Site {
     /// Looks at `path`, which must be absent or an empty directory; a link to one is followed, once.
@@ -68,11 +53,11 @@ impl Site {
             Some(found) if dir::is_dir(&found) => Some(parent.open_dir(name)?),
             Some(_) => return Err(Error::new(Class::Refused, format!("the target {path:?} is not a directory"))),
         };
-        let mount_point = match &found {
-            Some(found) => found.mount_id()? != parent.mount_id()?,
+        let fixed = match &found {
+            Some(found) => found.mount_id()? != parent.mount_id()? || found.stat(LOST_AND_FOUND)?.is_some(),
             None => false,
         };
-        let site = Self { name: name.to_owned(), path, parent, found, mount_point };
+        let site = Self { name: name.to_owned(), path, parent, found, fixed };
         site.check_empty()?;
         Ok(site)
     }
@@ -80,11 +65,6 @@ impl Site {
     /// The target, without links.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether the target cannot be replaced by a rename.
-    pub fn is_mount_point(&self) -> bool {
-        self.mount_point
     }
 
     /// The permission bits of the target as it is, if it exists.
@@ -104,7 +84,7 @@ impl Site {
         let names = found.names()?;
         // What a run that died before it moved anything left is taken over.
         let ours = names.iter().any(|name| name == inner_name().as_str());
-        let is_left = |name: &OsString| Ok(name == inner_name().as_str() || is_guard(found, name)?);
+        let is_left = |name: &OsString| Ok(is_known(name) || is_guard(found, name)?);
         let foreign: Vec<&OsString> = names
             .iter()
             .filter_map(|name| match is_left(name) {
@@ -116,7 +96,7 @@ impl Site {
         let Some(first) = foreign.first() else { return Ok(()) };
         if ours {
             return Err(Error::new(Class::Refused, format!("{:?} holds a restore that was interrupted", self.path))
-                .hint(format!("remove it: find {:?} -mindepth 1 -delete", self.path)));
+                .hint(format!("remove it: find {} -mindepth 1 -delete", shell_word(&self.path))));
         }
         Err(Error::new(Class::Refused, format!("the target {:?} is not empty: it holds {first:?}", self.path))
             .hint("move it away first; a restore never overwrites anything"))
@@ -135,7 +115,7 @@ impl Site {
 
     /// Whether [`Site::stage`] without a guard would write inside the target.
     pub fn must_be_inside(&self) -> Result<bool> {
-        if self.mount_point {
+        if self.fixed {
             return Ok(true);
         }
         match self.beside() {
@@ -157,7 +137,7 @@ impl Site {
                 remove_if_dead(&self.parent, &name)?;
             }
         }
-        prefix.push(format!("{:08x}", random()));
+        prefix.push(format!("{:08x}", sys::random_u32()));
         let dir = self.parent.create_dir(&prefix)?;
         match locked(&dir) {
             Ok(lock) => Ok((dir, prefix, lock)),
@@ -179,10 +159,18 @@ impl Site {
         };
         let guard = guard.map(OsStr::to_owned);
         // From here on dropping the stage takes back what was made.
-        let how = How::Inside { target: target.try_clone()?, made, guard: guard.clone() };
-        let mut stage = Stage { site: self, dir: None, how, kept: false, lock: None };
+        let inside =
+            Inside { target: target.try_clone()?, made, guard: guard.clone(), hidden: false, moved: Vec::new() };
+        let mut stage = Stage { site: self, dir: None, how: How::Inside(inside), kept: false, lock: None };
         let dir = target.create_dir(inner_name())?;
-        stage.lock = Some(locked(&dir)?);
+        match locked(&dir) {
+            Ok(lock) => stage.lock = Some(lock),
+            // Empty: another restore that took it for a dead one's would have written into its own.
+            Err(error) => return target.remove_dir(inner_name()).and(Err(error)),
+        }
+        if let How::Inside(inside) = &mut stage.how {
+            inside.hidden = true;
+        }
         if let Some(guard) = guard {
             write_guard(&dir, &target, &guard)?;
             write_guard(&dir, &target, OsStr::new(ARIA_CONTROL))?;
@@ -200,152 +188,10 @@ fn write_guard(staged: &Dir, target: &Dir, name: &OsStr) -> Result<()> {
     dir::write_file(&mut file, &path, GUARD)?;
     dir::set_mode(&file, &path, 0o644)?;
     dir::sync_file(&file, &path)?;
-    staged.replace(name, target, name)
-}
-
-impl Stage {
-    /// The directory to write into.
-    pub fn dir(&self) -> Result<Dir> {
-        self.staged()?.try_clone()
-    }
-
-    /// The target, without links.
-    pub fn path(&self) -> &Path {
-        self.site.path()
-    }
-
-    fn staged(&self) -> Result<&Dir> {
-        self.dir.as_ref().ok_or_else(|| Error::new(Class::Refused, format!("{:?} is published", self.site.path)))
-    }
-
-    /// Puts everything under the target's name; where a guard is, it stays.
-    pub fn publish(&mut self, access: Access) -> Result<()> {
-        let dir = self.staged()?.try_clone()?;
-        let Site { parent, name, found, .. } = &self.site;
-        match &mut self.how {
-            How::Beside { staged, published } => {
-                give_access(&dir, access)?;
-                dir.sync()?;
-                let renamed = match found {
-                    Some(_) => parent.replace(&*staged, parent, name),
-                    None => parent.publish(&*staged, parent, name),
-                };
-                renamed.map_err(|error| taken(error, &self.site.path))?;
-                *published = true;
-                parent.sync()
-            }
-            How::Inside { target, guard, .. } => {
-                move_up(&dir, target, guard.as_deref())?;
-                give_access(target, access)?;
-                target.sync()
-            }
-        }
-    }
-
-    /// Puts the last file into the place of its guard, if there is one: from now on a server can start here.
-    pub fn release(&mut self) -> Result<()> {
-        let How::Inside { target, guard, .. } = &self.how else { return Ok(()) };
-        let staged = self.staged()?;
-        if let Some(guard) = guard {
-            match staged.stat(guard)? {
-                Some(_) => staged.replace(guard, target, guard)?,
-                None => target.remove_file(guard)?,
-            }
-        }
-        target.remove_dir(inner_name())?;
-        target.sync()
-    }
-
-    /// What was written stays.
-    pub fn keep(mut self) {
-        self.kept = true;
-    }
-
-    fn take_back(&mut self) -> Result<()> {
-        // Nothing may be written any more.
-        (self.dir, self.lock) = (None, None);
-        let Site { parent, name, found, .. } = &self.site;
-        match &self.how {
-            How::Beside { staged, published: false } => parent.remove_tree(staged),
-            How::Beside { staged, published: true } => {
-                parent.publish(name, parent, staged)?;
-                if let Some(mode) = found.as_ref().map(Dir::stat_self).transpose()? {
-                    parent.create_dir(name)?.set_mode(mode.st_mode & 0o7777)?;
-                }
-                parent.remove_tree(staged)
-            }
-            How::Inside { target, made, guard } => {
-                // The guards go last.
-                let guards = |name: &OsString| guard.as_ref() == Some(name) || name == ARIA_CONTROL;
-                let (last, first): (Vec<_>, Vec<_>) = target.names()?.into_iter().partition(guards);
-                for name in first.into_iter().chain(last) {
-                    match target.stat(&name)? {
-                        Some(found) if dir::is_dir(&found) => target.remove_tree(&name)?,
-                        _ => target.remove_file(&name)?,
-                    }
-                }
-                if *made { parent.remove_dir(name) } else { Ok(()) }
-            }
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        if let Err(error) = self.take_back() {
-            tracing::warn!("cannot take back what was written to {:?}: {}", self.site.path, one_line(&error));
-        }
-    }
-}
-
-/// Moves everything from `staged` to `target` but the guarded file; Galera's state and Aria's control file after the rest,
-/// because they are what a server looks at first.
-fn move_up(staged: &Dir, target: &Dir, guard: Option<&OsStr>) -> Result<()> {
-    for name in target.names()? {
-        if name != inner_name().as_str() && !is_guard(target, &name)? {
-            let text = format!("somebody put {name:?} into {:?} during the restore", target.path());
-            return Err(Error::new(Class::Refused, text));
-        }
-    }
-    let late = |name: &OsString| name == "grastate.dat" || name == ARIA_CONTROL;
-    let (last, first): (Vec<_>, Vec<_>) =
-        staged.names()?.into_iter().filter(|name| Some(name.as_os_str()) != guard).partition(late);
-    for name in first {
-        staged.publish(&name, target, &name)?;
-    }
-    target.sync()?;
-    let has_control = last.iter().any(|name| name == ARIA_CONTROL);
-    let mut last = last;
-    last.sort_by_key(|name| name == ARIA_CONTROL);
-    for name in last {
-        if guard.is_some() && name == ARIA_CONTROL {
-            staged.replace(&name, target, &name)?;
-        } else {
-            staged.publish(&name, target, &name)?;
-        }
-    }
-    if guard.is_some() && !has_control {
-        target.remove_file(ARIA_CONTROL)?;
-    }
-    Ok(())
-}
-
-fn give_access(dir: &Dir, (owner, mode): Access) -> Result<()> {
-    if let Some((uid, gid)) = owner {
-        dir.set_owner(uid, gid)?;
-    }
-    dir.set_mode(mode)
-}
-
-fn taken(error: Error, path: &Path) -> Error {
-    match error.os_error() {
-        Some(nix::libc::EEXIST | nix::libc::ENOTEMPTY) => {
-            Error::new(Class::Refused, format!("somebody filled {path:?} during the restore")).because(error)
-        }
-        _ => error,
+    match staged.publish(name, target, name) {
+        // What a restore that died left.
+        Err(_) if is_guard(target, name)? => staged.replace(name, target, name),
+        published => published,
     }
 }
 
@@ -366,7 +212,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     };
     let above = above.canonicalize().map_err(|cause| {
         let error = Error::io("open", above, cause);
-        error.hint(format!("the directory above the target must exist: mkdir -p {above:?}"))
+        error.hint(format!("the directory above the target must exist: mkdir -p {}", shell_word(above)))
     })?;
     Ok(above.join(name))
 }
@@ -376,7 +222,7 @@ fn is_denied(error: &Error) -> bool {
     matches!(error.os_error(), Some(EACCES | EPERM | EROFS))
 }
 
-fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
+pub(super) fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
     let long = GUARD.len() as i64;
     if !dir.stat(name)?.is_some_and(|found| !dir::is_dir(&found) && found.st_size == long) {
         return Ok(false);
@@ -388,7 +234,12 @@ fn is_guard(dir: &Dir, name: &OsStr) -> Result<bool> {
     Ok(text == GUARD)
 }
 
-fn inner_name() -> String {
+/// What may be in a target, besides guards: our own directory, and what mkfs makes in a new file system.
+pub(super) fn is_known(name: &OsStr) -> bool {
+    name == inner_name().as_str() || name == LOST_AND_FOUND
+}
+
+pub(super) fn inner_name() -> String {
     format!("{OWN_DIRECTORY}.partial")
 }
 
@@ -405,10 +256,4 @@ fn remove_if_dead(parent: &Dir, name: &OsStr) -> Result<()> {
     let _lock = locked(&parent.open_dir(name)?)?;
     tracing::info!("removing {:?}, which a restore that died left", parent.path().join(name));
     parent.remove_tree(name)
-}
-
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    // Only names must differ; every new state has other keys.
-    std::hash::RandomState::new().build_hasher().finish() as u32
 }

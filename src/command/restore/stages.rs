@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::owner::Owners;
-use super::plan::{Plan, representative};
-use super::site::{Access, Site, Stage};
-use crate::archive::manifest::{FileClass, Manifest};
+use super::plan::{Plan, representatives};
+use super::site::Site;
+use super::stage::{Access, Stage};
+use crate::archive::manifest::{EntryKind, FileClass, Manifest};
 use crate::command::human;
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
@@ -40,7 +41,8 @@ impl Stages {
                 None => None,
                 Some(site) => {
                     let donor = manifest.roots.get(root).and_then(|root| root.owner.as_ref());
-                    let mode = site.mode()?.or(donor.map(|owner| owner.mode)).unwrap_or(0o700);
+                    let donor = donor.map(|owner| EntryKind::Directory.permissions(owner.mode));
+                    let mode = site.mode()?.or(donor).unwrap_or(0o700);
                     Some((site.stage(guard)?, mode))
                 }
             });
@@ -61,9 +63,10 @@ impl Stages {
     /// Puts everything in place, the datadir last, and where there are guards their files at the very end. Says where each
     /// root of the manifest is now.
     pub fn publish(mut self, manifest: &Manifest, owners: &Owners) -> Result<Vec<Option<PathBuf>>> {
+        let representatives = representatives(manifest);
         for (root, stage) in self.stages.iter_mut().enumerate().rev() {
             let Some((stage, mode)) = stage else { continue };
-            let access: Access = (owner(manifest, owners, root), *mode);
+            let access: Access = (owner(manifest, owners, root, representatives.get(root).copied().flatten()), *mode);
             stage.publish(access)?;
         }
         for (stage, _) in self.stages.iter_mut().flatten() {
@@ -79,9 +82,9 @@ impl Stages {
 }
 
 /// Whose the directory of a root will be: as on the donor, where that was recorded, else as the files in it.
-fn owner(manifest: &Manifest, owners: &Owners, root: usize) -> Option<(u32, u32)> {
+fn owner(manifest: &Manifest, owners: &Owners, root: usize, representative: Option<usize>) -> Option<(u32, u32)> {
     let recorded = manifest.roots.get(root).and_then(|root| root.owner.as_ref());
-    let like = || representative(manifest, root as u32).and_then(|index| manifest.files.get(index));
+    let like = || representative.and_then(|index| manifest.files.get(index));
     recorded.map_or_else(|| owners.of(like()?), |owner| owners.of_root(owner))
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::*;
-use crate::archive::manifest::{FileClass, Referrer, ReferrerKind, RootKind};
+use crate::archive::manifest::{Entry, FileClass, Owner, Referrer, ReferrerKind, RootKind};
 use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
@@ -55,6 +55,7 @@ fn a_restored_tree_is_the_donors_with_galeras_state() {
     assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(names(&lab.site("")).iter().filter(|name| !name.starts_with("data")).count(), 0, "nothing beside");
     assert!(text.contains("by IST from write set 78"), "{text}");
+    assert!(text.contains("note: the engine X was not frozen"), "{text}");
     let blocks = fs::metadata(target.join("shop/holes.ibd")).unwrap().blocks();
     assert!(blocks * 512 < 1 << 20, "the holes were filled: {blocks} blocks");
 }
@@ -97,8 +98,15 @@ fn an_empty_target_is_taken_with_its_mode_and_a_full_one_is_not_touched() {
     assert_eq!(restore(&lab, &args(&lab.site("file"))).unwrap_err().class(), Class::Refused);
     symlink("/nowhere/at/all", lab.site("dangling")).unwrap();
     assert_eq!(restore(&lab, &args(&lab.site("dangling"))).unwrap_err().class(), Class::Refused);
-    let error = restore(&lab, &args(&lab.site("no/such/parent"))).unwrap_err();
-    assert!(error.advice().unwrap().contains("mkdir -p"));
+    let error = restore(&lab, &args(&lab.site("no such/$parent/x"))).unwrap_err();
+    let above = lab.site("no such/$parent");
+    assert!(error.advice().unwrap().ends_with(&format!("mkdir -p '{}'", above.display())), "{:?}", error.advice());
+    let half = lab.site("half done");
+    fs::create_dir_all(half.join(".wsrep_sst_backup.partial")).unwrap();
+    fs::write(half.join("ibdata1"), "x").unwrap();
+    let error = restore(&lab, &args(&half)).unwrap_err();
+    let command = format!("find '{}' -mindepth 1 -delete", half.display());
+    assert!(error.advice().unwrap().ends_with(&command), "{:?}", error.advice());
 }
 
 #[test]
@@ -193,6 +201,48 @@ fn what_pointed_to_a_file_elsewhere_points_to_its_new_place() {
     assert_eq!(fs::read_to_string(data.join("mybin.index")).unwrap(), "./mybin.000009\n");
     donor.members.retain(|member| !member.path.ends_with(".isl") && !member.path.ends_with(".index"));
     assert_restored(&donor, &[&data, &far]);
+}
+
+/// A manifest as only somebody who forges one has it: this many tablespaces elsewhere, each with its `.isl` file.
+fn with_many_tablespaces(count: usize) -> Manifest {
+    let lab = Lab::small();
+    let mut manifest = lab.repository.manifest(&lab.repository.label(&ID.parse().unwrap()).unwrap()).unwrap();
+    let model = manifest.files.iter().find(|entry| entry.size == 0 && entry.path.depth() == 2).unwrap().clone();
+    let mut elsewhere = root("tablespace-1", RootKind::Tablespace, "/mnt/ts");
+    for number in 0..count {
+        let path = RelPath::new(format!("shop/t{number}.isl")).unwrap();
+        let target = RelPath::new(format!("shop/t{number}.ibd")).unwrap();
+        elsewhere.referrers.push(Referrer { root: 0, path: path.clone(), kind: ReferrerKind::Isl, target });
+        manifest.files.push(Entry { path, ..model.clone() });
+    }
+    manifest.roots.push(elsewhere);
+    manifest
+}
+
+#[test]
+fn a_plan_for_very_many_tablespaces_takes_no_longer_than_reading_their_names() {
+    // Looking for each among all would take hours.
+    let manifest = with_many_tablespaces(200_000);
+    let roots = [mapping("tablespace-1", Path::new("/new/ts"))];
+    let target = Path::new("/new/data");
+    let wish = Wish { target, roots: &roots, purpose: Purpose::Standalone, without_binlogs: false };
+    let plan = Plan::new(&manifest, &wish, &Default::default()).unwrap();
+    assert_eq!(plan.own.len(), 200_000);
+    assert_eq!(plan.chosen.len(), manifest.files.len() - plan.own.len() - 1, "neither them nor grastate.dat");
+    let last = plan.own.last().unwrap();
+    assert_eq!(&*last.bytes, b"/new/ts/shop/t199999.ibd");
+    assert_eq!(manifest.files[last.like].path, last.path);
+}
+
+#[test]
+fn a_plan_hears_that_it_is_stopped() {
+    let manifest = with_many_tablespaces(1);
+    let cancel = crate::cancel::Cancel::default();
+    cancel.raise(Reason::Signal("SIGINT"));
+    let roots = [mapping("tablespace-1", Path::new("/new/ts"))];
+    let target = Path::new("/new/data");
+    let wish = Wish { target, roots: &roots, purpose: Purpose::Join, without_binlogs: false };
+    assert_eq!(Plan::new(&manifest, &wish, &cancel).unwrap_err().class(), Class::Cancelled);
 }
 
 #[test]
@@ -308,12 +358,35 @@ fn a_manifest_cannot_lead_outside_the_target() {
 }
 
 #[test]
+fn nothing_comes_back_with_the_right_to_run_as_somebody_else() {
+    let lab = Lab::small();
+    lab.forge(|manifest| {
+        manifest.files.iter_mut().for_each(|entry| entry.mode = 0o7755);
+        let owner = Owner { mode: 0o7755, uid: 0, gid: 0, user: String::new(), group: String::new() };
+        manifest.roots[0].owner = Some(owner);
+    });
+    let target = lab.site("data");
+    restore(&lab, &args(&target)).unwrap();
+    for name in names(&target).iter().map(String::as_str).chain([""]) {
+        let meta = fs::metadata(target.join(name)).unwrap();
+        let wanted = if meta.is_dir() { 0o1755 } else { 0o755 };
+        assert_eq!(meta.permissions().mode() & 0o7777, wanted, "{name:?}");
+    }
+}
+
+#[test]
 fn a_path_deeper_than_can_be_taken_back_is_refused() {
     let lab = Lab::small();
     let deep = vec!["d"; 60].join("/");
-    lab.forge(|manifest| manifest.files[0].path = RelPath::new(deep).unwrap());
+    lab.forge(|manifest| manifest.files[0].path = RelPath::new(&deep).unwrap());
     assert_eq!(restore(&lab, &args(&lab.site("data"))).unwrap_err().class(), Class::Damage);
     assert!(names(&lab.site("")).is_empty());
+    // The same for what restore makes itself.
+    let lab = Lab::of(&with_roots());
+    lab.forge(|manifest| manifest.roots[3].link = Some(RelPath::new(&deep).unwrap()));
+    let roots = vec![mapping("innodb-undo", &lab.site("undo")), mapping("database-sales", &lab.site("sales"))];
+    let error = restore(&lab, &RestoreArgs { roots, without_binlogs: true, ..args(&lab.site("data")) }).unwrap_err();
+    assert!(error.to_string().contains("too deeply"), "{error}");
 }
 
 #[test]
@@ -364,6 +437,112 @@ fn where_nothing_can_be_made_beside_the_target_it_is_filled_from_inside() {
     let mut found = names(&target);
     found.retain(|name| !expected.contains(&name.as_str()));
     assert!(found.is_empty(), "left over: {found:?}");
+}
+
+#[test]
+fn a_new_file_system_keeps_its_lost_and_found_whatever_happens() {
+    let donor = Donor::small();
+    let lab = Lab::of(&donor);
+    let target = lab.site("data");
+    fs::create_dir_all(target.join("lost+found")).unwrap();
+    lab.cancel.raise(Reason::Signal("SIGINT"));
+    assert_eq!(restore(&lab, &args(&target)).unwrap_err().class(), Class::Cancelled);
+    assert_eq!(names(&target), ["lost+found"]);
+    let lab = Lab { cancel: Default::default(), ..lab };
+    restore(&lab, &args(&target)).unwrap();
+    assert_restored(&donor, &[&target]);
+    assert!(target.join("lost+found").is_dir());
+}
+
+/// Restores inside `target`, into which a stranger puts his files in the middle; what he did besides is `also`.
+fn restore_with_stranger(lab: &Lab, target: &Path, also: impl FnOnce() + 'static) -> Error {
+    let into = target.to_owned();
+    let stranger = move || {
+        fs::write(into.join("my-notes"), "mine").unwrap();
+        fs::create_dir(into.join("otherdir")).unwrap();
+        fs::write(into.join("otherdir/f"), "mine too").unwrap();
+        also();
+    };
+    fault::with_stranger("orders.ibd", stranger, || restore_inside(lab, target)).unwrap_err()
+}
+
+#[test]
+fn what_somebody_put_into_a_target_meanwhile_stays_his_however_the_restore_ends() {
+    let lab = Lab::small();
+    let (failed, stopped) = (lab.site("failed"), lab.site("stopped"));
+    fs::create_dir(&failed).unwrap();
+    fs::create_dir(&stopped).unwrap();
+    assert_eq!(restore_with_stranger(&lab, &failed, || ()).class(), Class::Refused);
+    let cancel = lab.cancel.clone();
+    let error = restore_with_stranger(&lab, &stopped, move || cancel.raise(Reason::Signal("SIGINT")));
+    assert_eq!(error.class(), Class::Cancelled);
+    for target in [failed, stopped] {
+        assert_eq!(names(&target), ["my-notes", "otherdir", "otherdir/f"]);
+        assert_eq!(fs::read(target.join("otherdir/f")).unwrap(), b"mine too");
+    }
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_guard_is_neither_replaced_nor_removed() {
+    let lab = Lab::small();
+    for name in ["ibdata1", "aria_log_control"] {
+        let target = lab.site(name);
+        fs::create_dir(&target).unwrap();
+        let theirs = target.join(name);
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        let error = fault::with_stranger("orders.ibd", stranger, || restore_inside(&lab, &target)).unwrap_err();
+        assert_eq!(error.class(), Class::Refused);
+        assert_eq!(names(&target), [name]);
+        // The same when everything but the guarded names has been moved up.
+        let target = lab.site(&format!("late-{name}"));
+        fs::create_dir(&target).unwrap();
+        let (theirs, moment) = (target.join(name), target.join("grastate.dat"));
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        let restored = fault::with_stranger(moment.to_str().unwrap(), stranger, || restore_inside(&lab, &target));
+        assert_eq!(restored.unwrap_err().class(), Class::Refused);
+        assert_eq!(names(&target), [name]);
+        // The same before there is a guard.
+        let target = lab.site(&format!("early-{name}"));
+        fs::create_dir(&target).unwrap();
+        let theirs = target.join(name);
+        let stranger = move || fs::write(theirs, "mine").unwrap();
+        fault::with_stranger(".wsrep_sst_backup.partial/", stranger, || restore_inside(&lab, &target)).unwrap_err();
+        assert_eq!(names(&target), [name]);
+    }
+}
+
+#[test]
+fn a_new_target_that_somebody_put_a_file_into_stays_with_it_alone() {
+    let lab = Lab::empty();
+    let target = lab.site("home");
+    let guard = std::ffi::OsStr::new("ibdata1");
+    drop(site::Site::examine(&target).unwrap().stage(Some(guard)).unwrap());
+    assert!(!target.exists());
+    let stage = site::Site::examine(&target).unwrap().stage(Some(guard)).unwrap();
+    assert_eq!(names(&target), [".wsrep_sst_backup.partial", "aria_log_control", "ibdata1"]);
+    fs::write(target.join("my-notes"), "mine").unwrap();
+    drop(stage);
+    assert_eq!(names(&target), ["my-notes"]);
+}
+
+#[test]
+fn a_restore_that_meets_another_one_leaves_its_hidden_directory_alone() {
+    let lab = Lab::small();
+    let target = lab.site("data");
+    fs::create_dir(&target).unwrap();
+    let other = target.join(".wsrep_sst_backup.partial");
+    let (made, held) = (other.clone(), std::rc::Rc::new(std::cell::RefCell::new(None)));
+    let lock = std::rc::Rc::clone(&held);
+    // It comes just before the directory would be made.
+    let stranger = move || {
+        fs::create_dir(&made).unwrap();
+        fs::write(made.join("half"), "half").unwrap();
+        lock.replace(crate::dir::Dir::open(&made).unwrap().try_lock().unwrap());
+    };
+    let lost = || fault::with_stranger("data/.wsrep_sst_backup.partial", stranger, || restore_inside(&lab, &target));
+    lost().unwrap_err();
+    assert!(held.borrow().is_some());
+    assert_eq!(names(&target), [".wsrep_sst_backup.partial", ".wsrep_sst_backup.partial/half"]);
 }
 
 /// What a server would find: nothing, guards that keep it out, or everything.

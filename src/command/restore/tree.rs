@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::owner::Owners;
 use crate::archive::manifest::{Entry, EntryKind, Manifest};
+use crate::cancel::Cancel;
 use crate::dir::{self, Dir};
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
@@ -46,14 +47,16 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes the directories and the empty files among `chosen`; pieces of the others may come after this.
-    pub fn begin(&self, chosen: &[usize]) -> Result<()> {
+    pub fn begin(&self, chosen: &[usize], cancel: &Cancel) -> Result<()> {
         let entries = || chosen.iter().filter_map(|index| self.manifest.files.get(*index));
         let mut directories: Vec<&Entry> = entries().filter(|entry| entry.kind == EntryKind::Directory).collect();
         directories.sort_by_key(|entry| entry.path.depth());
         for entry in directories {
+            cancel.check()?;
             self.make_directory(entry.root, Some(&entry.path))?;
         }
         for entry in entries().filter(|entry| entry.kind == EntryKind::File) {
+            cancel.check()?;
             let parent = self.make_directory(entry.root, entry.path.parent().as_ref())?;
             if entry.size == 0 {
                 let file = parent.create_file(entry.path.file_name())?;
@@ -94,7 +97,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Gives the directories among `chosen` their owners, modes and times: after everything is in them.
-    pub fn finish(&self, chosen: &[usize]) -> Result<()> {
+    pub fn finish(&self, chosen: &[usize], cancel: &Cancel) -> Result<()> {
         let unfinished = self.state().left.keys().next().copied();
         if let Some(entry) = unfinished.and_then(|index| self.manifest.files.get(index)) {
             return Err(Error::new(Class::Damage, format!("the archive does not hold all of {:?}", entry.path)));
@@ -103,11 +106,12 @@ impl<'a> Tree<'a> {
         let mut directories: Vec<&Entry> = directories.filter(|entry| entry.kind == EntryKind::Directory).collect();
         directories.sort_by_key(|entry| std::cmp::Reverse(entry.path.depth()));
         for entry in directories {
+            cancel.check()?;
             let made = self.directory(entry.root, Some(&entry.path))?;
             if let Some((uid, gid)) = self.owners.of(entry) {
                 made.set_owner(uid, gid)?;
             }
-            made.set_mode(entry.mode)?;
+            made.set_mode(entry.kind.permissions(entry.mode))?;
             made.set_mtime(entry.mtime, entry.mtime_nsec)?;
         }
         Ok(())
@@ -180,7 +184,7 @@ impl<'a> Tree<'a> {
         if let Some((uid, gid)) = self.owners.of(like) {
             dir::set_owner(file, path, uid, gid)?;
         }
-        dir::set_mode(file, path, like.mode)?;
+        dir::set_mode(file, path, EntryKind::File.permissions(like.mode))?;
         dir::set_mtime(file, path, like.mtime, like.mtime_nsec)
     }
 

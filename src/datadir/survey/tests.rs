@@ -97,11 +97,11 @@ fn a_files_owner_mode_time_and_holes_are_noted() {
     fs::File::options().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let inventory = tree.survey();
-    let entry = find(&inventory, "shop/packed.ibd").entry();
+    let found = find(&inventory, "shop/packed.ibd");
     let metadata = path.metadata().unwrap();
-    assert_eq!((entry.mode, entry.uid, entry.size, entry.sparse), (0o640, metadata.uid(), 1 << 20, true));
-    assert_eq!((entry.mtime, i64::from(entry.mtime_nsec)), (metadata.mtime(), metadata.mtime_nsec()));
-    assert!(!entry.user.is_empty() || metadata.uid() != 0);
+    assert_eq!((found.mode, found.uid, found.bytes(), found.sparse), (0o640, metadata.uid(), 1 << 20, true));
+    assert_eq!((found.print.mtime.sec, i64::from(found.print.mtime.nsec)), (metadata.mtime(), metadata.mtime_nsec()));
+    assert!(!found.user.is_empty() || metadata.uid() != 0);
     assert!(!find(&inventory, "shop/orders.ibd").sparse);
 }
 
@@ -141,6 +141,46 @@ fn a_special_directory_inside_the_datadir_is_no_root_of_its_own() {
     let inventory = tree.survey();
     assert_eq!(inventory.roots.len(), 1);
     assert_eq!(find(&inventory, "logs/ib_logfile0").class, FileClass::Redo);
+}
+
+#[test]
+fn without_a_file_of_the_system_tablespace_or_a_redo_log_there_is_no_backup() {
+    let refused = |tree: &Tree| {
+        let datadir = tree.open();
+        let error = datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap_err();
+        assert_eq!(error.class(), Class::Refused);
+        format!("{error}; {}", error.advice().unwrap())
+    };
+    let mut tree = Tree::new();
+    tree.variables.innodb_data_file_path = Some("ibdata1:12M;more/ibdata2:12M:autoextend".into());
+    fs::create_dir(tree.path.join("data/more")).unwrap();
+    let text = refused(&tree);
+    assert!(text.contains("data/more/ibdata2") && text.contains("innodb_data_file_path"), "{text}");
+    tree.write("shop/ibdata2", "of another directory");
+    assert_eq!(text, refused(&tree), "a file of this name elsewhere is another one");
+    tree.write("data/more/ibdata2", "x");
+    let datadir = tree.open();
+    datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap();
+    for absent in [false, true] {
+        tree.write("data/ib_logfile0", "");
+        if absent {
+            fs::remove_file(tree.path.join("data/ib_logfile0")).unwrap();
+        }
+        let text = refused(&tree);
+        assert!(text.contains("data\"") && text.contains("innodb_log_group_home_dir"), "{text}");
+    }
+}
+
+#[test]
+fn a_system_tablespace_and_a_redo_log_elsewhere_are_there() {
+    let mut tree = Tree::new();
+    let target = tree.write("big/real", "x");
+    fs::remove_file(tree.path.join("data/ibdata1")).unwrap();
+    symlink(target, tree.path.join("data/ibdata1")).unwrap();
+    fs::rename(tree.path.join("data/ib_logfile0"), tree.write("log/ib_logfile0", "")).unwrap();
+    tree.variables.innodb_log_group_home_dir = Some(tree.path.join("log"));
+    let datadir = tree.open();
+    datadir.check_complete(&datadir.survey(&Cancel::default()).unwrap()).unwrap();
 }
 
 #[test]
@@ -300,6 +340,110 @@ fn a_dangling_link_in_the_place_of_a_file_that_is_left_out_does_not_matter() {
     let tree = Tree::new();
     symlink("/nowhere/log", tree.path.join("data/node.err")).unwrap();
     assert_eq!(reason(&tree.survey(), "node.err"), "the error log");
+}
+
+#[test]
+fn a_link_to_a_file_that_is_left_out_is_named() {
+    let tree = Tree::new();
+    tree.write("data/host.err", "x");
+    symlink("host.err", tree.path.join("data/latest.txt")).unwrap();
+    let error = tree.failure();
+    let text = error.to_string();
+    assert_eq!(error.class(), Class::Refused);
+    assert!(text.contains("data/latest.txt\" is a link to") && text.contains("data/host.err"), "{text}");
+    assert!(error.advice().unwrap().contains("remove the link"));
+}
+
+#[test]
+fn directories_for_temporary_files_are_kept_without_what_is_in_them() {
+    let mut tree = Tree::new();
+    for name in
+        ["tmp/#sql-temptable-1-2-3.MAD", "tmp/x/y", "fast/ibAB12", "load/SQL_LOAD-1-2", "tmp/t.ibd", "tmp/db.opt"]
+    {
+        tree.write(Path::new("data").join(name), "x");
+    }
+    tree.variables.tmpdir = Some(format!("/nowhere:{}:", tree.path.join("data/tmp").display()).into());
+    tree.variables.innodb_tmpdir = Some("fast".into());
+    tree.variables.slave_load_tmpdir = Some("../data/load/".into());
+    let inventory = tree.survey();
+    let below: Vec<String> = names(&inventory).into_iter().filter(|name| !name.contains("shop")).collect();
+    // A directory that was made a database as well keeps its tables.
+    assert_eq!(below, ["fast", "load", "tmp", "tmp/db.opt", "ibdata1", "tmp/t.ibd", "ib_logfile0"]);
+    for path in ["tmp/#sql-temptable-1-2-3.MAD", "tmp/x", "fast/ibAB12", "load/SQL_LOAD-1-2"] {
+        assert!(reason(&inventory, path).contains("temporary"), "{path}");
+    }
+}
+
+#[test]
+fn a_datadir_for_temporary_files_loses_only_those() {
+    let mut tree = Tree::new();
+    tree.write("data/#sql-temptable-1-2-3.MAD", "x");
+    tree.write("data/shop/#sql-alter-1-2.ibd", "x");
+    let all = names(&tree.survey());
+    tree.variables.tmpdir = Some(tree.path.join("data").into());
+    let inventory = tree.survey();
+    assert!(reason(&inventory, "#sql-temptable-1-2-3.MAD").contains("temporary"));
+    let expected: Vec<String> = all.into_iter().filter(|name| !name.contains("temptable")).collect();
+    assert_eq!(names(&inventory), expected);
+}
+
+#[test]
+fn galeras_cache_is_left_out_wherever_it_is() {
+    let mut tree = Tree::new();
+    for name in ["cache/galera.cache", "cache/gcache.page.000001", "cache/ring", "shop/ring"] {
+        tree.write(Path::new("data").join(name), "x");
+    }
+    tree.variables.wsrep_provider_options = Some("gcache.size=1G; gcache.dir = cache;gcache.name=ring;x".into());
+    let inventory = tree.survey();
+    for path in ["cache/galera.cache", "cache/gcache.page.000001", "cache/ring"] {
+        assert!(reason(&inventory, path).contains("cache of write sets"), "{path}");
+    }
+    assert!(names(&inventory).contains(&"shop/ring".to_owned()), "a name counts in its directory only");
+}
+
+#[test]
+fn rocksdb_files_outside_are_found_and_named_in_a_warning() {
+    let mut tree = Tree::new();
+    for name in [
+        "rocks/000007.sst",
+        "rocks/MANIFEST-000004",
+        "rocks/CURRENT",
+        "rocks/notes",
+        "wal/000009.log",
+        "wal/syslog.log",
+    ] {
+        tree.write(name, "x");
+    }
+    tree.variables.rocksdb_datadir = Some("../rocks".into());
+    tree.variables.rocksdb_wal_dir = Some(tree.path.join("wal"));
+    let inventory = tree.survey();
+    let outside: Vec<String> = names(&inventory).into_iter().filter(|name| name.starts_with("rocksdb")).collect();
+    assert_eq!(outside, ["rocksdb:000007.sst", "rocksdb:CURRENT", "rocksdb:MANIFEST-000004", "rocksdb-wal:000009.log"]);
+    assert!(inventory.roots[1..].iter().all(|root| root.kind == RootKind::Rocksdb));
+    assert!(inventory.warnings[0].starts_with("RocksDB files"), "{:?}", inventory.warnings);
+    tree.variables.rocksdb_datadir = Some("../absent".into());
+    assert_eq!(tree.survey().roots.len(), 2, "an engine that is not there has no directory");
+}
+
+#[test]
+fn a_home_of_galera_outside_the_datadir_is_a_warning() {
+    let mut tree = Tree::new();
+    tree.variables.wsrep_data_home_dir = Some(".".into());
+    assert!(tree.survey().warnings.is_empty());
+    tree.variables.wsrep_data_home_dir = Some(tree.path.join("galera"));
+    let warnings = tree.survey().warnings;
+    assert!(warnings[0].contains(&format!("{:?}: after a restore move grastate.dat", tree.path.join("galera"))));
+}
+
+#[test]
+fn warnings_of_missing_tablespaces_are_bounded_in_number() {
+    let tree = Tree::new();
+    for number in 0..103 {
+        tree.write(format!("data/shop/gone{number}.isl"), "/nowhere/gone.ibd");
+    }
+    let warnings = tree.survey().warnings;
+    assert_eq!(warnings.len(), 101);
+    assert_eq!(warnings[100], "and 3 more such tablespaces do not exist");
 }
 
 #[test]

@@ -273,9 +273,10 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("the lab's paths are plain")
 }
 
-/// Unpacks an archive with nothing but the stock tools.
+/// Unpacks an archive with nothing but the stock tools, into an empty directory of the servers' account.
 pub fn unpack_by_hand(archive: &Path, into: &Path) {
     std::fs::create_dir_all(into).expect("a directory");
+    super::own(into);
     let mut unpack = Command::new("zstd");
     unpack.args(["-dc", text(archive)]).stdout(Stdio::piped());
     let mut unpack = Process::spawn("zstd", &mut unpack);

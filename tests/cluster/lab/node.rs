@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::Lab;
 use super::ports::Port;
-use super::process::{PATIENCE, Process, must, until};
+use super::process::{PATIENCE, Process, must, output, until};
 
 /// The account that the servers run under.
 pub const ACCOUNT: &str = "mysql";
@@ -136,7 +136,7 @@ impl Node {
         let _ = writeln!(text, "bind-address=127.0.0.1\nport={}", self.ports.server.number());
         text.push_str(
             "binlog_format=ROW\ninnodb_autoinc_lock_mode=2\nskip-name-resolve\nperformance_schema=OFF\n\
-             innodb_buffer_pool_size=64M\ninnodb_log_file_size=48M\ninnodb_undo_tablespaces=3\n\
+             innodb_buffer_pool_size=256M\ninnodb_log_file_size=48M\ninnodb_undo_tablespaces=3\n\
              innodb_flush_log_at_trx_commit=2\nkey_buffer_size=1M\naria_pagecache_buffer_size=8M\n\
              aria_log_file_size=8M\n",
         );
@@ -237,7 +237,7 @@ impl Node {
 
     /// Runs `sql`; rows come as lines, columns by tabs. Without an answer or with an error: `None`.
     pub fn ask(&self, sql: &str) -> Option<String> {
-        let ended = super::process::output("mariadb", self.client().args(["-e", sql]), PATIENCE);
+        let ended = output("mariadb", self.client().args(["-e", sql]), PATIENCE);
         ended.status.success().then(|| String::from_utf8_lossy(&ended.stdout).trim_end().to_owned())
     }
 
@@ -330,8 +330,9 @@ impl Node {
         let log = self.home.join("recover.log");
         let mut command = self.server_command();
         command.arg("--wsrep-recover").arg(format!("--log-error={}", log.display()));
-        must("mariadbd --wsrep-recover", &mut command, PATIENCE);
-        let text = String::from_utf8_lossy(&std::fs::read(&log).expect("the log")).into_owned();
+        let ended = output("mariadbd --wsrep-recover", &mut command, PATIENCE);
+        let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
+        assert!(ended.status.success(), "mariadbd --wsrep-recover failed:\n{text}");
         let position = text.lines().find_map(|line| line.split_once("Recovered position: "));
         let (_, position) = position.unwrap_or_else(|| panic!("no recovered position in:\n{text}"));
         position.split(',').next().unwrap_or_default().trim().to_owned()
@@ -340,7 +341,7 @@ impl Node {
     /// A client session that stays open.
     pub fn session(&self) -> Session {
         let mut client = self.client();
-        client.args(["--unbuffered", "--force"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        client.arg("--unbuffered").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         Session::new(Process::spawn("mariadb", &mut client))
     }
 
