@@ -7,6 +7,7 @@ mod clone;
 mod destination;
 mod dialogue;
 mod disk;
+mod gentle;
 mod held;
 mod interruption;
 mod operator;
