@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::codec::{Codec, FRAME_BYTES, WRITE_BYTES};
 use super::compress::Compressor;
-use super::guest::Guest;
+use super::guest::Before;
 use super::manifest::{Frame, Piece};
 use super::pace::Pace;
 use super::progress::Progress;
@@ -45,6 +45,8 @@ pub(super) struct Origin {
     /// For messages.
     pub(super) path: RelPath,
     pub(super) offset: u64,
+    /// What of the file was in the page cache before it was read.
+    pub(super) before: Arc<Before>,
 }
 
 /// A run of a file's bytes in a slot.
@@ -359,13 +361,14 @@ fn read_hashed(from: &Origin, raw: &mut [u8], shared: &Shared) -> Result<(Digest
     let mut hasher = Sha256::new();
     let mut whole = true;
     let mut at = from.offset;
-    let _guest = Guest::begin(&from.file, from.offset, raw.len());
+    let length = raw.len();
     for part in raw.chunks_mut(READ_BYTES) {
         shared.pace.take(part.len(), &shared.cancel)?;
         whole = read_or_zero(&from.file, &from.path, at, part)? && whole;
         hasher.update(&part);
         at += part.len() as u64;
     }
+    from.before.leave(&from.file, from.offset, length);
     Ok((Digest::finish(hasher), whole))
 }
 
