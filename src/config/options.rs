@@ -112,7 +112,7 @@ pub const TABLE: &[Row] = &[
         name: "source",
         help: "how the files are held still",
         allowed: "auto, clone, precopy or locked",
-        default: "auto",
+        default: "locked",
         set: |draft, text| SourceChoice::parse(text).map(|source| draft.source = source),
     },
     Row {
@@ -179,7 +179,7 @@ impl Default for Draft {
             binlogs: Binlogs::default(),
             frozen_limit: Duration::from_secs(3600),
             flush_timeout: Duration::from_secs(600),
-            source: SourceChoice::Auto,
+            source: SourceChoice::Locked,
             clone_reserve: Reserve::Percent(5),
             precopy_passes: 5,
             release: Release::Stored,
