@@ -40,7 +40,7 @@ fn the_archive_is_the_tree_of_the_window_although_the_server_writes_right_after_
         let disk = disk();
         let datadir = datadir(&disk);
         let before = tree::contents(&datadir);
-        let donor = Donor::new().datadir_at(&datadir).set("RATE_LIMIT", "3M");
+        let donor = Donor::new().datadir_at(&datadir).set("RATE_LIMIT", "3M").set("SOURCE", "auto");
         let repository = donor.repository_path();
         let donor = donor.on("flush tables", answer::flushed(GTID));
         let outcome = donor.on("continue", |stage: &mut Stage| overwrite(&stage.datadir)).run();
@@ -68,7 +68,7 @@ fn what_the_server_still_writes_inside_the_window_is_cloned_again() {
                 fs::write(stage.datadir.join("shop/rollback.frm"), vec![byte; 700]).unwrap();
             }
         };
-        let donor = Donor::new().datadir_at(&datadir);
+        let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "auto");
         let repository = donor.repository_path();
         let _outcome = donor.on("flush tables", writer).run().succeeds().wire(DIALOGUE).published(1);
         let (_there, unpacked) = tree::unpacked(&repository);
@@ -81,7 +81,11 @@ fn leaves_nothing(disk: &Disk, run: impl FnOnce(Donor<'static>) -> Vec<String>) 
     let datadir = disk.path().join("data");
     let (names, free) = (tree::list(&datadir), disk.free());
     let repository = tempfile::tempdir().unwrap();
-    let donor = Donor::new().datadir_at(&datadir).repository_at(repository.path()).set("RATE_LIMIT", "100K");
+    let donor = Donor::new()
+        .datadir_at(&datadir)
+        .repository_at(repository.path())
+        .set("RATE_LIMIT", "100K")
+        .set("SOURCE", "auto");
     let wire = run(donor);
     // The server's own answer.
     let _ = fs::remove_file(datadir.join("tables_flushed"));
@@ -131,7 +135,8 @@ fn thousands_of_files_take_no_more_descriptors_than_a_few() {
         let disk = disk();
         let datadir = many(&disk, 2000);
         let before = tree::contents(&datadir);
-        let donor = Donor::new().datadir_at(&datadir).below(&["/usr/bin/prlimit", "--nofile=64:64"]);
+        let donor =
+            Donor::new().datadir_at(&datadir).below(&["/usr/bin/prlimit", "--nofile=64:64"]).set("SOURCE", "auto");
         let repository = donor.repository_path();
         let outcome = donor.on("flush tables", answer::flushed(GTID)).run();
         let _outcome = outcome.succeeds().wire(DIALOGUE).published(1).says("source clone");
@@ -143,7 +148,7 @@ fn thousands_of_files_take_no_more_descriptors_than_a_few() {
 fn a_window_of_clones_that_stays_open_for_too_long_ends_the_run() {
     let disk = Disk::xfs();
     let datadir = many(&disk, 2000);
-    let donor = Donor::new().datadir_at(&datadir).set("FROZEN_LIMIT", "1ms");
+    let donor = Donor::new().datadir_at(&datadir).set("FROZEN_LIMIT", "1ms").set("SOURCE", "auto");
     let outcome = donor.on("flush tables", answer::flushed(GTID)).run();
     // On a failure the server is let go, without `done`.
     outcome.fails(Errno::ETIMEDOUT).wire(["flush tables", "continue"]).says("frozen-limit").published(0);
@@ -155,7 +160,7 @@ fn on_two<'a>(data: &Disk, undo: &Disk) -> Donor<'a> {
     let directory = undo.directory("undo");
     fs::write(directory.join("undo001"), vec![9; 1 << 20]).unwrap();
     let option = format!("--innodb-undo-directory={}", directory.display());
-    Donor::new().datadir_at(&there).set("RATE_LIMIT", "3M").more(&["--mysqld-args", &option])
+    Donor::new().datadir_at(&there).set("SOURCE", "auto").set("RATE_LIMIT", "3M").more(&["--mysqld-args", &option])
 }
 
 /// Makes a backup while the undo tablespace is overwritten as soon as the server goes on: it holds the old one.
@@ -199,7 +204,7 @@ fn files_that_differ_from_the_others_of_their_file_system_are_copied_inside_the_
     assert!(Command::new("chattr").arg("+C").arg(&plain).status().unwrap().success());
     fs::write(plain.join("t.ibd"), vec![4; 64 << 10]).unwrap();
     let before = tree::contents(&datadir);
-    let donor = Donor::new().datadir_at(&datadir);
+    let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "auto");
     let repository = donor.repository_path();
     let outcome = donor.on("flush tables", answer::flushed(GTID)).run();
     let _outcome = outcome.succeeds().wire(DIALOGUE).published(1).says("1 file of datadir could not be cloned");
@@ -235,7 +240,8 @@ fn a_clone_is_given_up_before_the_server_runs_out_of_space() {
         let hog = fs::File::create(stage.datadir.parent().unwrap().join("hog")).unwrap();
         nix::fcntl::posix_fallocate(&hog, 0, 250 << 20).unwrap();
     };
-    let donor = Donor::new().datadir_at(&datadir).set("CLONE_RESERVE", "1G").set("RATE_LIMIT", "100K");
+    let donor =
+        Donor::new().datadir_at(&datadir).set("CLONE_RESERVE", "1G").set("RATE_LIMIT", "100K").set("SOURCE", "auto");
     let donor = donor.on("flush tables", answer::flushed(GTID)).on("continue", fill);
     let outcome = donor.run().fails(Errno::ENOSPC).wire(["flush tables", "continue"]).published(0);
     outcome.says("the clone was given up");

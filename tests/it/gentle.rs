@@ -31,7 +31,12 @@ fn every_thread_makes_way_after_the_window_and_none_before_it() {
         let disk = Disk::xfs();
         let datadir = disk.directory("data");
         fill(tree::incompressible(3 << 20).path(), &datadir);
-        let donor = Donor::new().datadir_at(&datadir).set("NICE", "7").set("IONICE", ionice).set("RATE_LIMIT", "100K");
+        let donor = Donor::new()
+            .datadir_at(&datadir)
+            .set("NICE", "7")
+            .set("IONICE", ionice)
+            .set("RATE_LIMIT", "100K")
+            .set("SOURCE", "auto");
         let before = |stage: &mut Stage| {
             assert!(threads(stage).iter().all(|(niceness, ranked)| *niceness == 0 && ranked != shown));
         };

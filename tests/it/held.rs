@@ -12,7 +12,7 @@ use crate::tree;
 fn released_early(disk: &Disk) -> Donor<'static> {
     let datadir = disk.directory("data");
     fill(tree::incompressible(3 << 20).path(), &datadir);
-    let donor = Donor::new().datadir_at(&datadir).set("RELEASE", "held").set("RATE_LIMIT", "2M");
+    let donor = Donor::new().datadir_at(&datadir).set("RELEASE", "held").set("RATE_LIMIT", "2M").set("SOURCE", "auto");
     donor.on("flush tables", answer::flushed(GTID))
 }
 
@@ -57,7 +57,7 @@ fn the_server_may_not_end_before_done() {
 fn a_second_donation_is_refused_while_the_first_still_streams() {
     let disk = Disk::xfs();
     let second = |stage: &mut Stage| {
-        let donor = Donor::new().datadir_at(&stage.datadir);
+        let donor = Donor::new().datadir_at(&stage.datadir).set("SOURCE", "auto");
         donor.run().fails(Errno::EALREADY).wire([]).says("another backup of this server is running").published(0);
     };
     released_early(&disk).on("done", second).run().succeeds().wire(DIALOGUE).published(1);
