@@ -51,13 +51,17 @@ pub fn incompressible(bytes: usize) -> TempDir {
     datadir
 }
 
-/// All paths below `directory`, sorted.
+/// All paths below `directory`, sorted; what vanishes while it is looked at is not there.
 pub fn list(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(next) = directories.pop() {
-        for entry in fs::read_dir(&next).unwrap().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
+        let entries = match fs::read_dir(&next) {
+            Err(error) if next != directory && error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.unwrap(),
+        };
+        for entry in entries.map(Result::unwrap) {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 directories.push(entry.path());
             }
             found.push(entry.path().strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
