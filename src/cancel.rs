@@ -15,6 +15,8 @@ pub enum Reason {
     ServerGone,
     /// The frozen window has been open for longer than `frozen-limit`.
     FrozenLimit(Duration),
+    /// The clone's file system is filling up: what the server overwrites takes new space as long as the clone is held.
+    CloneSpace,
 }
 
 impl Reason {
@@ -26,6 +28,11 @@ impl Reason {
                 Class::Deadline,
                 format!("the server was frozen for longer than frozen-limit ({} s)", limit.as_secs_f32()),
             ),
+            Reason::CloneSpace => {
+                Error::new(Class::Io, "the clone was given up, so that the server does not run out of space")
+                    .because(std::io::Error::from(nix::errno::Errno::ENOSPC))
+                    .hint("make room in the server's file system, or take the next backup with `source = precopy`")
+            }
         }
     }
 }

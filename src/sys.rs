@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -71,6 +71,63 @@ pub fn file_clock_tick() -> std::time::Duration {
     use nix::time::{ClockId, clock_getres};
     // 10 ms is the coarsest tick that Linux can be built with.
     clock_getres(ClockId::CLOCK_REALTIME_COARSE).map_or(std::time::Duration::from_millis(10), std::time::Duration::from)
+}
+
+/// Makes `length` bytes of `to` from `to_offset` share the blocks of `from` from `offset`; a length of 0 means up to its end.
+///
+/// Both offsets and, but at the end of `from`, the length are multiples of the file system's block size.
+pub fn clone_range(from: impl AsFd, offset: u64, length: u64, to: impl AsFd, to_offset: u64) -> nix::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: i64::from(from.as_fd().as_raw_fd()),
+        src_offset: offset,
+        src_length: length,
+        dest_offset: to_offset,
+    };
+    // SAFETY: both descriptors are borrowed for the call, and the kernel only reads the struct, which outlives it.
+    Errno::result(unsafe { libc::ioctl(to.as_fd().as_raw_fd(), libc::FICLONERANGE, &raw const range) }).map(drop)
+}
+
+/// Which memory pages of `length` bytes at `offset` of `file` are in the page cache; nothing is read for that.
+///
+/// `offset` is a multiple of the page size. Linux tells only the file's owner and who may write to it; to others
+/// everything looks cached.
+pub fn cached_pages(file: impl AsFd, offset: u64, length: usize) -> nix::Result<Vec<bool>> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let mut pages = vec![0u8; length.div_ceil(page_bytes())];
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: a mapping at an address that the kernel chooses touches nothing of ours.
+    let mapping = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, fd, offset) };
+    if mapping == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: the mapping is ours and never read, so that a shrinking file does no harm; there is a byte for each page.
+    let asked = Errno::result(unsafe { libc::mincore(mapping, length, pages.as_mut_ptr()) });
+    // SAFETY: the mapping was made above, with that length, and nothing refers to it.
+    unsafe { libc::munmap(mapping, length) };
+    asked.map(|_| pages.into_iter().map(|page| page & 1 == 1).collect())
+}
+
+/// The size of a memory page.
+pub fn page_bytes() -> usize {
+    // SAFETY: a plain library call.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096).max(1)
+}
+
+/// Sets the niceness of a thread.
+pub fn set_niceness(thread: i32, niceness: u8) -> nix::Result<()> {
+    let Ok(thread) = libc::id_t::try_from(thread) else { return Err(Errno::ESRCH) };
+    // SAFETY: a plain system call on numbers.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, i32::from(niceness)) }).map(drop)
+}
+
+/// Sets the class and the level of a thread's reads and writes: 2 is best effort, 3 idle (`linux/ioprio.h`).
+pub fn set_io_priority(thread: i32, class: u8, level: u8) -> nix::Result<()> {
+    const WHO_PROCESS: i32 = 1;
+    const CLASS_SHIFT: i32 = 13;
+    let priority = i32::from(class) << CLASS_SHIFT | i32::from(level);
+    // SAFETY: a plain system call on numbers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, thread, priority) }).map(drop)
 }
 
 /// The machine's name.

@@ -8,6 +8,7 @@
 //! * the root that an entry, a referrer or an excluded path names exists, no referrer is in the archive's own directory;
 //! * an entry's `(root, path)` is unique, nothing lies below a file, the archive's own directory is not
 //!   the datadir's, a directory has no contents;
+//! * what vanished is no entry, nor above one;
 //! * the frames follow each other from 0, none is larger than a frame can be, tar blocks do not straddle them;
 //! * the pieces of a file lie inside their frames, are one run of the tar stream and as long as the file, and no two
 //!   files share a byte.
@@ -18,7 +19,7 @@ use super::codec::{FRAME_BYTES, STORED_BYTES_MAX};
 use super::layout::BLOCK;
 use super::manifest::{
     ENTRIES_MAX, EXCLUDED_MAX, Entry, EntryKind, Frame, Manifest, OWN_DIRECTORY, PIECES_MAX, Piece, REFERRERS_MAX,
-    ROOTS_MAX, RootKind, WARNINGS_MAX,
+    ROOTS_MAX, RootKind, VANISHED, WARNINGS_MAX,
 };
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
@@ -36,6 +37,7 @@ impl Manifest {
         for excluded in &self.excluded {
             self.root(excluded.root)?;
         }
+        check_vanished(self)?;
         for referrer in self.roots.iter().flat_map(|root| &root.referrers) {
             self.root(referrer.root)?;
             let foreign = referrer.root != 0 || !is_own(&referrer.path);
@@ -122,6 +124,21 @@ fn check_entries(manifest: &Manifest) -> Result<()> {
             let file = kinds.get(&(entry.root, above)) == Some(&EntryKind::File);
             require(!file, || format!("{} is below a file", entry.path))?;
         }
+    }
+    Ok(())
+}
+
+/// Who unpacks with tar removes what vanished: nothing of the backup may be among that.
+fn check_vanished(manifest: &Manifest) -> Result<()> {
+    let gone = manifest.excluded.iter().filter(|excluded| excluded.reason == VANISHED);
+    let gone: HashSet<(u32, &[u8])> = gone.map(|excluded| (excluded.root, excluded.path.as_bytes())).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    for entry in &manifest.files {
+        let path = entry.path.as_bytes();
+        let named = ancestors(path).chain([path]).any(|above| gone.contains(&(entry.root, above)));
+        require(!named, || format!("{} is there and has vanished", entry.path))?;
     }
     Ok(())
 }

@@ -18,9 +18,10 @@ use super::check::is_own;
 use super::codec::Codec;
 use super::label::BackupId;
 use super::manifest::{
-    Entry, EntryKind, Excluded, FORMAT_VERSION, FileClass, INNER_MANIFEST, Manifest, OWN_DIRECTORY, Root, RootName,
-    VANISHED, member_path,
+    Entry, EntryKind, Excluded, FORMAT_VERSION, FileClass, INNER_MANIFEST, Manifest, OWN_DIRECTORY, REMOVED_LIST, Root,
+    RootName, VANISHED, member_path,
 };
+use super::pace::Pace;
 use super::pool::Written;
 use super::progress::Progress;
 use super::stream::{Contents, TarStream};
@@ -144,6 +145,11 @@ impl<W: Write + Send + 'static> Encoder<W> {
         })
     }
 
+    /// The pace at which the worker threads read, to be set at any time.
+    pub fn pace(&self) -> Pace {
+        self.stream.pace()
+    }
+
     /// Adds a directory. Its size is taken as 0.
     pub fn add_directory(&mut self, meta: Meta) -> Result<EntryId> {
         let meta = Meta { size: 0, sparse: false, class: FileClass::Directory, ..meta };
@@ -176,7 +182,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
     }
 
     /// Takes a member out of the manifest. Unless its path is added again, the manifest lists it as excluded, with the
-    /// reason [`VANISHED`].
+    /// reason [`VANISHED`], and so does [`REMOVED_LIST`].
     pub fn forget(&mut self, id: EntryId) {
         let entry = self.entries.get_mut(id.0 as usize).and_then(Option::take);
         let Some(Entry { root, path, .. }) = entry else { return };
@@ -189,7 +195,7 @@ impl<W: Write + Send + 'static> Encoder<W> {
     pub fn finish(mut self, head: ManifestHead) -> Result<Finished<W>> {
         self.barrier_before_end()?;
         let mut manifest = self.manifest(head)?;
-        self.write_inner_manifest(&manifest)?;
+        self.write_own_members(&manifest)?;
         let Written { sink, frames, stored_bytes, raw_bytes, sha256 } = self.stream.finish()?;
         manifest.frames = Some(frames);
         manifest.check()?;
@@ -315,8 +321,10 @@ impl<W: Write + Send + 'static> Encoder<W> {
         })
     }
 
-    /// Writes the last member. It belongs to whoever owns the first entry, and is as young as the youngest.
-    fn write_inner_manifest(&mut self, manifest: &Manifest) -> Result<()> {
+    /// Writes the list of what vanished, if anything did, and the last member. They belong to whoever owns the first
+    /// entry, and are as young as the youngest.
+    fn write_own_members(&mut self, manifest: &Manifest) -> Result<()> {
+        let removed = manifest.removed_list()?;
         let json = manifest.to_json()?;
         let youngest = manifest.files.iter().map(|entry| entry.mtime).max().unwrap_or(1).max(1);
         let first = manifest.files.first();
@@ -335,6 +343,10 @@ impl<W: Write + Send + 'static> Encoder<W> {
         let directory = format!("{OWN_DIRECTORY}/");
         if !self.own_directory {
             self.stream.put(&own(directory.as_bytes(), true, 0o700, 0), NO_ENTRY, &Contents::Bytes(&[]))?;
+        }
+        if !removed.is_empty() {
+            let member = own(REMOVED_LIST.as_bytes(), false, 0o600, removed.len() as u64);
+            self.stream.put(&member, NO_ENTRY, &Contents::Bytes(&removed))?;
         }
         let member = own(INNER_MANIFEST.as_bytes(), false, 0o600, json.len() as u64);
         self.stream.put(&member, NO_ENTRY, &Contents::Bytes(&json))

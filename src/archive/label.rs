@@ -76,6 +76,10 @@ pub struct Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
+    /// Cloned inside the frozen window, read after it; what could not be cloned, as for `precopy` or `locked`.
+    Clone,
+    /// Read before the frozen window, and inside it again what changed since.
+    Precopy,
     /// Read inside the frozen window.
     Locked,
 }

@@ -25,6 +25,10 @@ pub const OWN_DIRECTORY: &str = ".wsrep_sst_backup";
 /// The name inside an archive of the copy of the manifest that is its last member.
 pub const INNER_MANIFEST: &str = ".wsrep_sst_backup/manifest.json";
 
+/// The name inside an archive of the list of members that are in the tar stream but not in the backup: each relative to
+/// where the archive is unpacked, each followed by a zero byte. It is there only if there are any.
+pub const REMOVED_LIST: &str = ".wsrep_sst_backup/removed";
+
 /// The reason of an [`Excluded`] path whose bytes are in the tar stream nevertheless, because it vanished after it was
 /// copied: `tar -x` makes it, `restore` does not.
 pub const VANISHED: &str = "vanished while the backup was made";
@@ -299,6 +303,16 @@ impl Manifest {
     /// The name of `entry` in the tar stream, without the slash that ends a directory's.
     pub fn member_path(&self, entry: &Entry) -> Result<Vec<u8>> {
         Ok(member_path(entry.root, &self.root(entry.root)?.name, &entry.path))
+    }
+
+    /// The contents of [`REMOVED_LIST`]: empty if nothing vanished. What is in a directory stands before it.
+    pub(super) fn removed_list(&self) -> Result<Vec<u8>> {
+        let mut names = Vec::new();
+        for gone in self.excluded.iter().filter(|excluded| excluded.reason == VANISHED) {
+            names.push(member_path(gone.root, &self.root(gone.root)?.name, &gone.path));
+        }
+        names.sort_unstable();
+        Ok(names.into_iter().rev().flat_map(|name| [name, vec![0]]).flatten().collect())
     }
 
     /// The files, without the directories.

@@ -20,7 +20,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::codec::{Codec, FRAME_BYTES, WRITE_BYTES};
 use super::compress::Compressor;
+use super::guest::Before;
 use super::manifest::{Frame, Piece};
+use super::pace::Pace;
 use super::progress::Progress;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
@@ -43,6 +45,8 @@ pub(super) struct Origin {
     /// For messages.
     pub(super) path: RelPath,
     pub(super) offset: u64,
+    /// What of the file was in the page cache before it was read.
+    pub(super) before: Arc<Before>,
 }
 
 /// A run of a file's bytes in a slot.
@@ -94,6 +98,7 @@ struct Found {
 struct Shared {
     cancel: Cancel,
     progress: Arc<Progress>,
+    pace: Pace,
     stopped: AtomicBool,
     found: Mutex<Found>,
     changed: Condvar,
@@ -181,6 +186,7 @@ impl<W: Write + Send + 'static> Pool<W> {
         let shared = Arc::new(Shared {
             cancel,
             progress,
+            pace: Pace::default(),
             stopped: AtomicBool::new(false),
             found: Mutex::default(),
             changed: Condvar::new(),
@@ -199,6 +205,11 @@ impl<W: Write + Send + 'static> Pool<W> {
     /// An error once anything has failed or the run was stopped.
     pub(super) fn check(&self) -> Result<()> {
         self.shared.check()
+    }
+
+    /// The pace of reading.
+    pub(super) fn pace(&self) -> Pace {
+        self.shared.pace.clone()
     }
 
     /// Stops everything without a failure of its own: the caller has told it.
@@ -327,7 +338,7 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
         let raw = &mut slot.raw[run.at..run.at + run.len];
         let (sha256, whole) = match &run.from {
             None => (Digest::of(raw), true),
-            Some(from) => read_hashed(from, raw)?,
+            Some(from) => read_hashed(from, raw, shared)?,
         };
         if !whole {
             short.push(run.entry);
@@ -346,15 +357,18 @@ fn read_runs(slot: &mut Slot, shared: &Shared) -> Result<()> {
 }
 
 /// Fills `raw`, zeroes beyond the end of the file; the digest, and whether the file was long enough.
-fn read_hashed(from: &Origin, raw: &mut [u8]) -> Result<(Digest, bool)> {
+fn read_hashed(from: &Origin, raw: &mut [u8], shared: &Shared) -> Result<(Digest, bool)> {
     let mut hasher = Sha256::new();
     let mut whole = true;
     let mut at = from.offset;
+    let length = raw.len();
     for part in raw.chunks_mut(READ_BYTES) {
+        shared.pace.take(part.len(), &shared.cancel)?;
         whole = read_or_zero(&from.file, &from.path, at, part)? && whole;
         hasher.update(&part);
         at += part.len() as u64;
     }
+    from.before.leave(&from.file, from.offset, length);
     Ok((Digest::finish(hasher), whole))
 }
 

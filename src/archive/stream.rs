@@ -7,8 +7,10 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::codec::{Codec, FRAME_BYTES};
+use super::guest::Before;
 use super::layout::{BLOCK, END_BYTES, Place, padded, place};
 use super::manifest::Piece;
+use super::pace::Pace;
 use super::pool::{Origin, Pool, Run, Slot, Written, read_or_zero};
 use super::progress::Progress;
 use super::tar_header::Member;
@@ -53,6 +55,11 @@ impl<W: Write + Send + 'static> TarStream<W> {
         Ok(Self { pool, open: None, short: BTreeSet::new(), headers: Vec::new() })
     }
 
+    /// The pace of reading.
+    pub(super) fn pace(&self) -> Pace {
+        self.pool.pace()
+    }
+
     /// An error once anything has failed or the run was stopped.
     pub(super) fn check(&self) -> Result<()> {
         self.pool.check()
@@ -91,6 +98,7 @@ impl<W: Write + Send + 'static> TarStream<W> {
 
     fn put_contents(&mut self, size: u64, entry: u32, contents: &Contents<'_>) -> Result<()> {
         let mut done = 0u64;
+        let mut before = None;
         while done < size {
             let mut slot = self.slot()?;
             let at = slot.fill;
@@ -108,7 +116,9 @@ impl<W: Write + Send + 'static> TarStream<W> {
                     }
                 }
                 Contents::File(file, path, base) => {
-                    from = Some(Origin { file: Arc::clone(file), path: (*path).clone(), offset: base + done });
+                    let before = before.get_or_insert_with(|| Arc::new(Before::look(file, base + done, size - done)));
+                    let (file, before) = (Arc::clone(file), Arc::clone(before));
+                    from = Some(Origin { file, path: (*path).clone(), offset: base + done, before });
                 }
             }
             slot.runs.push(Run { entry, at, len, from });

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tar::{EntryType, Header};
 
 use super::layout::{BLOCK, END_BYTES, padded};
-use super::manifest::{Entry, EntryKind, Frame, INNER_MANIFEST, Manifest, OWN_DIRECTORY, VANISHED};
+use super::manifest::{Entry, EntryKind, Frame, INNER_MANIFEST, Manifest, OWN_DIRECTORY, REMOVED_LIST, VANISHED};
 use super::tar_records::{Records, parse_records};
 
 /// The longest extended header: a path, two owners and five numbers, with room to spare.
@@ -23,6 +23,8 @@ enum Known {
     Entry(usize),
     /// A directory of the archive's own, or a member that the manifest lists as vanished.
     Passing,
+    /// The list of vanished members.
+    Removed,
     /// The copy of the manifest.
     Manifest,
 }
@@ -44,6 +46,8 @@ enum State {
     Records { bytes: Vec<u8>, left: usize, padding: usize },
     /// In contents and padding that nobody needs here.
     Skip(u64),
+    /// In the list of vanished members.
+    Removed { left: usize, padding: usize },
     /// In the copy of the manifest.
     Manifest { left: usize, padding: usize },
     /// After the last member: these many zeroes were seen.
@@ -59,6 +63,8 @@ pub(super) struct TarWalk<'a> {
     begins: &'a [u64],
     position: u64,
     records: Records,
+    removed: Option<Vec<u8>>,
+    removed_position: u64,
     inner: Option<Vec<u8>>,
     inner_position: u64,
     state: State,
@@ -84,6 +90,7 @@ impl<'a> TarWalk<'a> {
             known.insert(format!("{OWN_DIRECTORY}/roots/{}/", root.name).into_bytes(), Known::Passing);
         }
         known.insert(INNER_MANIFEST.as_bytes().to_vec(), Known::Manifest);
+        known.insert(REMOVED_LIST.as_bytes().to_vec(), Known::Removed);
         for gone in manifest.excluded.iter().filter(|excluded| excluded.reason == VANISHED) {
             let name = super::manifest::member_path(gone.root, &manifest.root(gone.root)?.name, &gone.path);
             known.insert([&name[..], b"/"].concat(), Known::Passing);
@@ -98,7 +105,19 @@ impl<'a> TarWalk<'a> {
         }
         let seen = std::iter::repeat_with(|| None).take(manifest.files.len()).collect();
         let (records, state) = (Records::default(), State::Header);
-        Ok(Self { manifest, known, seen, begins, position: 0, records, inner: None, inner_position: 0, state })
+        Ok(Self {
+            manifest,
+            known,
+            seen,
+            begins,
+            position: 0,
+            records,
+            removed: None,
+            removed_position: 0,
+            inner: None,
+            inner_position: 0,
+            state,
+        })
     }
 
     /// Goes on along the next bytes, which are whole blocks; an error says why the walk cannot go on.
@@ -131,6 +150,13 @@ impl<'a> TarWalk<'a> {
                 let taken = collect(bytes, records, left);
                 if *left == 0 {
                     self.records = parse_records(records).map_err(|what| (None, what))?;
+                    self.state = skip(*padding as u64);
+                }
+                Ok(taken)
+            }
+            State::Removed { left, padding } => {
+                let taken = collect(bytes, self.removed.get_or_insert_default(), left);
+                if *left == 0 {
                     self.state = skip(*padding as u64);
                 }
                 Ok(taken)
@@ -182,6 +208,10 @@ impl<'a> TarWalk<'a> {
         if self.inner.is_some() {
             return Err((None, format!("the member \"{}\" follows the manifest", shown())));
         }
+        // Whoever follows the list removes what came later as well.
+        if self.removed.is_some() && name != INNER_MANIFEST.as_bytes() {
+            return Err((None, format!("the member \"{}\" follows the list of what vanished", shown())));
+        }
         let room = self.begins.last().unwrap_or(&0).saturating_sub(self.position + BLOCK as u64);
         if size > room {
             return Err((None, format!("the member \"{}\" reaches beyond the end of the tar stream", shown())));
@@ -193,6 +223,12 @@ impl<'a> TarWalk<'a> {
         match self.known.get(&name) {
             None => return Err((None, format!("the member \"{}\" is not in the manifest", shown()))),
             Some(Known::Passing) => self.state = skip(size.next_multiple_of(BLOCK as u64)),
+            Some(Known::Removed) => {
+                let (left, padding) = lengths(size)?;
+                self.removed = Some(Vec::new());
+                self.removed_position = self.position;
+                self.state = State::Removed { left, padding };
+            }
             Some(Known::Manifest) => {
                 let (left, padding) = lengths(size)?;
                 self.inner = Some(Vec::new());
@@ -225,6 +261,9 @@ impl<'a> TarWalk<'a> {
             };
             let position = position.or(seen.as_ref().map(|seen| seen.position)).unwrap_or(0);
             faults.extend(what.map(|what| Fault { file: Some(index), position, what: what.to_owned() }));
+        }
+        if let Some(what) = removed_fault(self.manifest, self.removed.as_deref()) {
+            faults.push(archive(self.removed_position, what));
         }
         if let Some(what) = inner_fault(self.manifest, self.inner.as_deref()) {
             faults.push(archive(self.inner_position, what));
@@ -270,6 +309,17 @@ fn difference(entry: &Entry, position: Option<u64>, seen: &Seen) -> Option<&'sta
         Some("its time in the tar stream is not the manifest's")
     } else {
         None
+    }
+}
+
+/// What is wrong with the list of what vanished: it is in the archive exactly if anything did, and names exactly that.
+fn removed_fault(manifest: &Manifest, list: Option<&[u8]>) -> Option<&'static str> {
+    let expected = manifest.removed_list().unwrap_or_default();
+    match list {
+        None if expected.is_empty() => None,
+        None => Some("the list of what vanished is missing"),
+        Some(list) if !expected.is_empty() && list == expected => None,
+        Some(_) => Some("the list of what vanished is not what the manifest says"),
     }
 }
 

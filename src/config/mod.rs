@@ -3,6 +3,7 @@
 //! A flag beats the environment, the environment beats an option file, and that beats the default. A name that is not
 //! known is refused: a misspelt `frozen-limit` must not leave the default in force unnoticed.
 
+pub mod choice;
 pub mod environment;
 pub mod options;
 pub mod print_defaults;
@@ -11,7 +12,7 @@ pub mod server;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::archive::codec::Codec;
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::wsrep::address::DestinationName;
+use choice::{IoNice, Release, Reserve, SourceChoice};
 use options::{Draft, TABLE};
 use print_defaults::Setting;
 
@@ -56,6 +58,20 @@ pub struct Config {
     pub frozen_limit: Duration,
     /// How long the server may take to flush and lock its tables.
     pub flush_timeout: Duration,
+    /// How the files are held still.
+    pub source: SourceChoice,
+    /// Free space that a clone should find.
+    pub clone_reserve: Reserve,
+    /// The most passes over the files before the server is frozen.
+    pub precopy_passes: u32,
+    /// When the node may join its cluster again.
+    pub release: Release,
+    /// Niceness of all threads after the frozen window.
+    pub nice: u8,
+    /// Class of all reads and writes after the frozen window.
+    pub ionice: IoNice,
+    /// Bytes read per second outside the frozen window.
+    pub rate_limit: Option<NonZeroU64>,
 }
 
 /// Where a setting was written.
@@ -138,6 +154,13 @@ impl Resolving {
             binlogs: draft.binlogs,
             frozen_limit: draft.frozen_limit,
             flush_timeout: draft.flush_timeout,
+            source: draft.source,
+            clone_reserve: draft.clone_reserve,
+            precopy_passes: draft.precopy_passes,
+            release: draft.release,
+            nice: draft.nice,
+            ionice: draft.ionice,
+            rate_limit: draft.rate_limit,
         })
     }
 }
@@ -229,6 +252,13 @@ mod tests {
             ("compress-level", "x", "1 to 19"),
             ("frozen-limit", "soon", "a time such as"),
             ("repository", "relative", "an absolute path"),
+            ("source", "snapshot", "auto, clone, precopy or locked"),
+            ("clone-reserve", "101%", "a part of the data such as 5%"),
+            ("precopy-passes", "0", "1 to 100"),
+            ("release", "early", "stored or held"),
+            ("nice", "20", "0 to 19"),
+            ("ionice", "best-effort:8", "best-effort:7"),
+            ("rate-limit", "0", "bytes such as 500K"),
         ] {
             let message = from_file(&[(name, value)]).unwrap_err().to_string();
             assert!(message.contains(name) && message.contains(value) && message.contains(allowed), "{message}");

@@ -1,9 +1,10 @@
 //! The table of options: every setting has one row, whether it is written as a flag, a variable or a line of an option file.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
 use crate::datadir::binlog::Binlogs;
 
 /// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
@@ -15,6 +16,9 @@ const MOST_WORKERS: usize = 256;
 /// Workers beyond this many read faster than storage gives, and take the processors from the server.
 const DEFAULT_WORKERS: usize = 16;
 
+/// More passes than this chase a server that never rests.
+const MOST_PRECOPY_PASSES: u32 = 100;
+
 /// The values as they are collected, each already valid by itself.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
@@ -25,6 +29,13 @@ pub(super) struct Draft {
     pub(super) binlogs: Binlogs,
     pub(super) frozen_limit: Duration,
     pub(super) flush_timeout: Duration,
+    pub(super) source: SourceChoice,
+    pub(super) clone_reserve: Reserve,
+    pub(super) precopy_passes: u32,
+    pub(super) release: Release,
+    pub(super) nice: u8,
+    pub(super) ionice: IoNice,
+    pub(super) rate_limit: Option<NonZeroU64>,
 }
 
 /// One option.
@@ -97,6 +108,64 @@ pub const TABLE: &[Row] = &[
         default: "10min",
         set: |draft, text| duration(text).map(|limit| draft.flush_timeout = limit),
     },
+    Row {
+        name: "source",
+        help: "how the files are held still",
+        allowed: "auto, clone, precopy or locked",
+        default: "locked",
+        set: |draft, text| SourceChoice::parse(text).map(|source| draft.source = source),
+    },
+    Row {
+        name: "clone-reserve",
+        help: "free space that a clone should find, for what the server overwrites while it is held",
+        allowed: "a part of the data such as 5%, or bytes such as 10G",
+        default: "5%",
+        set: |draft, text| Reserve::parse(text).map(|reserve| draft.clone_reserve = reserve),
+    },
+    Row {
+        name: "precopy-passes",
+        help: "the most passes over the files before the server is frozen",
+        allowed: "a number from 1 to 100",
+        default: "5",
+        set: |draft, text| {
+            draft.precopy_passes = text.parse().ok().filter(|passes| (1..=MOST_PRECOPY_PASSES).contains(passes))?;
+            Some(())
+        },
+    },
+    Row {
+        name: "release",
+        help: "when the node may join its cluster again: when the backup is stored, or when its files are held",
+        allowed: "stored or held",
+        default: "stored",
+        set: |draft, text| Release::parse(text).map(|release| draft.release = release),
+    },
+    Row {
+        name: "nice",
+        help: "niceness of the processor's time after the frozen window",
+        allowed: "a number from 0 to 19",
+        default: "0",
+        set: |draft, text| {
+            draft.nice = text.parse().ok().filter(|nice| *nice <= 19)?;
+            Some(())
+        },
+    },
+    Row {
+        name: "ionice",
+        help: "class of reads and writes after the frozen window",
+        allowed: "none, idle or best-effort:0 to best-effort:7",
+        default: "none",
+        set: |draft, text| IoNice::parse(text).map(|ionice| draft.ionice = ionice),
+    },
+    Row {
+        name: "rate-limit",
+        help: "bytes read per second outside the frozen window",
+        allowed: "none, or bytes such as 500K, 80M or 1G",
+        default: "none",
+        set: |draft, text| {
+            draft.rate_limit = if text == "none" { None } else { Some(NonZeroU64::new(choice::bytes(text)?)?) };
+            Some(())
+        },
+    },
 ];
 
 impl Default for Draft {
@@ -110,6 +179,13 @@ impl Default for Draft {
             binlogs: Binlogs::default(),
             frozen_limit: Duration::from_secs(3600),
             flush_timeout: Duration::from_secs(600),
+            source: SourceChoice::Locked,
+            clone_reserve: Reserve::Percent(5),
+            precopy_passes: 5,
+            release: Release::Stored,
+            nice: 0,
+            ionice: IoNice::None,
+            rate_limit: None,
         }
     }
 }

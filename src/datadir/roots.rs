@@ -85,6 +85,11 @@ impl Roots {
     }
 
     /// The root at `index`.
+    pub(super) fn get(&self, index: u32) -> Option<&Root> {
+        self.known.get(index as usize).map(|known| &known.root)
+    }
+
+    /// The root at `index`, to be changed.
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Root> {
         self.known.get_mut(index as usize).map(|known| &mut known.root)
     }

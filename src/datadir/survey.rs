@@ -16,7 +16,7 @@ use super::owners::Owners;
 use super::roots::Roots;
 use super::variables::ServerVariables;
 use super::walk::Walk;
-use crate::archive::manifest::{EntryKind, FileClass};
+use crate::archive::manifest::{EntryKind, FileClass, RootName};
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
 use crate::relpath::RelPath;
@@ -181,6 +181,28 @@ impl Datadir {
         let metadata = file.metadata()?;
         let same = (metadata.dev(), metadata.ino()) == (found.print.dev, found.print.ino);
         if same && metadata.is_file() { Ok(file) } else { Err(gone()) }
+    }
+
+    /// Opens a file as [`open_file`](Self::open_file) does; `None` if it is gone, or another one has its name.
+    pub fn open_if_there(&self, found: &Found) -> Result<Option<File>> {
+        match self.open_file(found) {
+            Ok(file) => Ok(Some(file)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::io("open", self.full_path(found), cause)),
+        }
+    }
+
+    /// The name of a root that a survey has found.
+    pub fn root_name(&self, root: u32) -> Result<RootName> {
+        let state = self.state();
+        let name = state.roots.get(root).map(|root| root.name.clone());
+        name.ok_or_else(|| Error::new(Class::Refused, format!("there is no root {root} of the server")))
+    }
+
+    /// The directory of a root that a survey has found.
+    pub fn root_path(&self, root: u32) -> Result<PathBuf> {
+        let path = self.state().roots.path(root).map(Path::to_owned);
+        path.ok_or_else(|| Error::new(Class::Refused, format!("there is no root {root} of the server")))
     }
 
     /// Where a file is on the donor.

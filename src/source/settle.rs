@@ -66,8 +66,14 @@ pub trait Held {
     /// Forgets the copy of a file that is gone.
     fn drop_copy(&mut self, key: &Key) -> Result<()>;
 
-    /// Returns when all copies that were begun are complete: with the files that were shorter than announced.
+    /// Returns when all copies that were begun are complete: with those that must be made again, because the file was
+    /// shorter than announced or because it has to be copied in another way.
     fn barrier(&mut self) -> Result<Vec<Key>>;
+
+    /// Whether copying this file waits for every write that was begun before: then [`Clock::in_flight`] does not matter.
+    fn waits_for_writes(&self, _found: &Found) -> bool {
+        false
+    }
 }
 
 /// Whether there was something to copy.
@@ -124,35 +130,16 @@ pub struct Settled {
 ///
 /// [`Class::Unsettled`] if files still change after the last allowed pass; whatever `files`, `held` and `cancel` say.
 pub fn settle(files: &mut dyn Files, held: &mut dyn Held, rules: &Rules, cancel: &Cancel) -> Result<Settled> {
-    let mut run = Run {
-        held,
-        rules,
-        cancel,
-        ledger: HashMap::new(),
-        asked: Stamp::default(),
-        turn: 0,
-        copied: 0,
-        copied_again: 0,
-    };
-    let mut names = Vec::new();
-    // One pass to copy and one to prove it are the least.
-    let max_passes = rules.max_passes.max(2);
-    for pass in 1..=max_passes {
-        cancel.check()?;
-        run.asked = files.now();
-        let inventory = files.survey()?;
-        let difference = run.compare(&inventory);
-        debug!(pass, changed = difference.changed.len(), gone = difference.gone.len(), "survey");
-        if let Some(grown) = run.settled(&inventory, &difference) {
-            return run.finish(files, inventory, pass, grown);
-        }
-        if pass > 1 {
-            names = difference.names(&inventory);
-            info!("changed while they were copied: {}", list(&names));
-        }
-        run.copy_all(files, &inventory, &difference)?;
-    }
-    Err(unsettled(max_passes, &names))
+    Settling::new(held, rules, cancel).settle(files)
+}
+
+/// What one pass before the window did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Bytes that the pass copied.
+    pub copied_bytes: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
 }
 
 /// What a survey shows to be different from the copies: indices into the inventory, and keys of the ledger.
@@ -169,11 +156,12 @@ struct Copy {
     turn: u64,
     /// The file was young when it was copied: the copy may be outdated already.
     young: bool,
-    /// The file was shorter than announced.
+    /// The file was shorter than announced, or has to be copied in another way.
     short: bool,
 }
 
-struct Run<'a> {
+/// Copies on their way to one instant, with the ledger of what was copied under which fingerprint.
+pub struct Settling<'a> {
     held: &'a mut dyn Held,
     rules: &'a Rules,
     cancel: &'a Cancel,
@@ -185,7 +173,74 @@ struct Run<'a> {
     copied_again: u64,
 }
 
-impl Run<'_> {
+impl<'a> Settling<'a> {
+    /// Nothing is copied yet.
+    pub fn new(held: &'a mut dyn Held, rules: &'a Rules, cancel: &'a Cancel) -> Self {
+        Self {
+            held,
+            rules,
+            cancel,
+            ledger: HashMap::new(),
+            asked: Stamp::default(),
+            turn: 0,
+            copied: 0,
+            copied_again: 0,
+        }
+    }
+
+    /// Copies what is `worth` it before the files are held still, in one pass; what it found out. `None` if the files
+    /// could not be looked at, which while they move says nothing.
+    ///
+    /// Nothing is proved by this: it is [`settle`](Self::settle) that finds out what changed since.
+    pub fn copy_ahead(
+        &mut self,
+        files: &mut dyn Files,
+        worth: &dyn Fn(&Found, Stamp) -> bool,
+    ) -> Result<Option<Ahead>> {
+        self.cancel.check()?;
+        self.asked = files.now();
+        let inventory = match files.survey() {
+            Ok(inventory) => inventory,
+            Err(cause) => {
+                self.cancel.check()?;
+                debug!(%cause, "the files moved while they were looked at");
+                return Ok(None);
+            }
+        };
+        let mut difference = self.compare(&inventory);
+        difference.changed.retain(|at| inventory.files.get(*at).is_some_and(|found| worth(found, self.asked)));
+        for key in &difference.gone {
+            self.forget(key)?;
+        }
+        let before = self.copied;
+        let changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
+        self.copy_turn(files, &changed)?;
+        Ok(Some(Ahead { copied_bytes: self.copied - before, total_bytes: inventory.total_bytes() }))
+    }
+
+    /// Copies the files until all copies show one instant; see [`settle`].
+    pub fn settle(mut self, files: &mut dyn Files) -> Result<Settled> {
+        let mut names = Vec::new();
+        // One pass to copy and one to prove it are the least.
+        let max_passes = self.rules.max_passes.max(2);
+        for pass in 1..=max_passes {
+            self.cancel.check()?;
+            self.asked = files.now();
+            let inventory = files.survey()?;
+            let difference = self.compare(&inventory);
+            debug!(pass, changed = difference.changed.len(), gone = difference.gone.len(), "survey");
+            if let Some(grown) = self.settled(&inventory, &difference) {
+                return self.finish(files, inventory, pass, grown);
+            }
+            if pass > 1 {
+                names = difference.names(&inventory);
+                info!("changed while they were copied: {}", list(&names));
+            }
+            self.copy_all(files, &inventory, &difference)?;
+        }
+        Err(unsettled(max_passes, &names))
+    }
+
     fn compare(&self, inventory: &Inventory) -> Difference {
         let mut changed = Vec::new();
         let mut unseen: HashSet<&Key> = self.ledger.keys().collect();
@@ -283,7 +338,7 @@ impl Run<'_> {
 
     fn until_old(&self, found: &Found, now: Stamp) -> Option<Duration> {
         let mut clock = self.rules.clock;
-        if found.kind == EntryKind::Directory {
+        if found.kind == EntryKind::Directory || self.held.waits_for_writes(found) {
             // Entries come and go under the directory's lock: there is no write under way.
             clock.in_flight = Duration::ZERO;
         }

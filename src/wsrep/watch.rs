@@ -23,6 +23,7 @@ const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, S
 
 /// What wakes the thread up to look at the window again, and what ends it.
 const LOOK_AGAIN: u8 = b'w';
+const SERVER_MAY_GO: u8 = b'g';
 const STOP: u8 = b's';
 
 /// A running watcher; dropping it stops the thread and leaves the signals blocked.
@@ -78,6 +79,11 @@ impl Watch {
         self.set_window(None);
     }
 
+    /// The end of the server is no reason to stop any more.
+    pub fn server_may_go(&mut self) {
+        self.tell(SERVER_MAY_GO);
+    }
+
     fn set_window(&mut self, window: Option<(Instant, Duration)>) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
         self.tell(LOOK_AGAIN);
@@ -109,16 +115,17 @@ impl Watched {
             if signal {
                 self.take_signals();
             }
-            if server {
+            // Words come before what else is ready: the server may end as soon as it may.
+            if wake && !self.hear() {
+                return;
+            }
+            if server && self.server.is_some() {
                 self.server = None;
                 self.cancel.raise(Reason::ServerGone);
             }
             if let Some((_, limit)) = self.window().filter(|(end, _)| *end <= Instant::now()) {
                 *self.window.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.cancel.raise(Reason::FrozenLimit(limit));
-            }
-            if wake && self.is_told_to_stop() {
-                return;
             }
         }
     }
@@ -147,10 +154,15 @@ impl Watched {
         }
     }
 
-    /// The end of the pipe is a word too: then its owner is gone.
-    fn is_told_to_stop(&mut self) -> bool {
-        let mut word = [0];
-        self.wake.read_exact(&mut word).is_err() || word == [STOP]
+    /// Hears everything that was said so far; whether to go on. The end of the pipe is a word too: its owner is gone.
+    fn hear(&mut self) -> bool {
+        let mut words = [0; 64];
+        let Ok(count @ 1..) = self.wake.read(&mut words) else { return false };
+        let said = |word: u8| words.iter().take(count).any(|said| *said == word);
+        if said(SERVER_MAY_GO) {
+            self.server = None;
+        }
+        !said(STOP)
     }
 }
 
@@ -203,6 +215,20 @@ mod tests {
         watch.window_opened(Duration::from_millis(30));
         watch.window_closed();
         cancel.sleep(Duration::from_millis(60)).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_may_go_is_not_missed() {
+        let mut server = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = Pidfd::open(server.id().cast_signed()).unwrap();
+        let cancel = Cancel::default();
+        let mut watch = Watch::start(&cancel, Some(Box::new(pidfd))).unwrap();
+        watch.server_may_go();
+        drop(server.stdin.take());
+        server.wait().unwrap();
+        // The thread has answered to a later word, so it has seen what there was.
+        watch.window_opened(Duration::from_millis(1));
+        assert_eq!(outcome(&cancel).class(), Class::Deadline);
     }
 
     #[test]

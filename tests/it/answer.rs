@@ -76,7 +76,7 @@ fn publish(datadir: &Path, text: &str) {
 }
 
 /// What Galera does when the provider is paused.
-fn save_position(stage: &Stage, gtid: &str) {
+pub fn save_position(stage: &Stage, gtid: &str) {
     let text = wsrep_sst_backup::wsrep::grastate::render(gtid.parse().unwrap(), false);
     fs::write(stage.datadir.join("grastate.dat"), text).unwrap();
 }

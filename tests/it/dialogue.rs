@@ -47,7 +47,7 @@ fn an_answer_older_than_the_request_or_of_another_cluster_is_refused() {
 #[test]
 fn an_answer_that_grastate_contradicts_is_refused() {
     let contradict = |stage: &mut Stage| {
-        answer::flushed(&format!("{UUID}:24756"))(stage);
+        answer::save_position(stage, &format!("{UUID}:24756"));
         answer::content(&format!("{GTID} 0\n"))(stage);
     };
     let donor = Donor::new().on("flush tables", contradict);

@@ -3,11 +3,16 @@
 
 mod answer;
 mod arguments;
+mod clone;
 mod destination;
 mod dialogue;
+mod disk;
+mod gentle;
+mod held;
 mod interruption;
 mod operator;
 mod outcome;
+mod precopy;
 mod server;
 mod small_disk;
 mod tree;

@@ -30,6 +30,9 @@ pub const ASKED: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:24732";
 /// Where the files stand when the server holds them still.
 pub const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:24755";
 
+/// The whole dialogue of a backup.
+pub const DIALOGUE: [&str; 3] = ["flush tables", "continue", "done 6d3f9a04-1234-11ef-8000-0242ac120002:24755 0"];
+
 /// The server's buffer less its zero byte.
 const LINE_BYTES: usize = 127;
 
@@ -325,13 +328,15 @@ impl Stage {
         self.stdout = None;
     }
 
-    /// Waits until the program has written into a file of its repository, which may have no name yet.
+    /// Waits until the program writes more into its repository, in files that may have no name yet.
     pub fn wait_for_copying(&self) {
-        let written = |path: PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0);
-        wait_until("the program copies", || {
-            tree::list(&self.repository).iter().any(|name| written(self.repository.join(name)))
-                || self.unnamed_files().into_iter().any(written)
-        });
+        let size = |path: PathBuf| fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |file| file.len());
+        let written = || -> u64 {
+            let named = tree::list(&self.repository).into_iter().map(|name| self.repository.join(name));
+            named.chain(self.unnamed_files()).map(size).sum()
+        };
+        let before = written();
+        wait_until("the program copies", || written() > before);
     }
 
     fn unnamed_files(&self) -> Vec<PathBuf> {

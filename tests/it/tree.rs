@@ -1,7 +1,9 @@
 //! Data directories to be backed up: each is a temporary directory that its test owns.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -63,4 +65,40 @@ pub fn list(directory: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// What a backup leaves out or writes itself.
+const OURS: [&str; 5] = ["galera.cache", "gvwstate.dat", "grastate.dat", ".wsrep_sst_backup", "tables_flushed"];
+
+/// The files below `path` that belong into a backup, with their bytes; the names alone of directories.
+pub fn contents(path: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+    let wanted = |name: &String| !OURS.iter().any(|ours| name.starts_with(ours));
+    let names = list(path).into_iter().filter(wanted);
+    names.map(|name| (name.clone(), fs::read(path.join(name)).ok())).collect()
+}
+
+/// What plain tar makes of the one archive in the repository, with what vanished removed as the format says.
+pub fn unpacked(repository: &Path) -> (TempDir, BTreeMap<String, Option<Vec<u8>>>) {
+    const REMOVE: &str = "test ! -e .wsrep_sst_backup/removed || xargs -0 rm -rf -- < .wsrep_sst_backup/removed";
+    let archive = list(repository).into_iter().find(|name| name.contains("/archive.tar")).unwrap();
+    let there = tempfile::tempdir().unwrap();
+    let run = |command: &mut Command| assert!(command.current_dir(there.path()).status().unwrap().success());
+    run(Command::new("tar").args(["-x", "--zstd", "-f"]).arg(repository.join(archive)));
+    run(Command::new("sh").args(["-c", REMOVE]));
+    let files = contents(there.path());
+    (there, files)
+}
+
+/// Fails with the names that differ.
+#[track_caller]
+pub fn assert_same(one: &BTreeMap<String, Option<Vec<u8>>>, other: &BTreeMap<String, Option<Vec<u8>>>) {
+    let names = one.keys().chain(other.keys()).filter(|name| one.get(*name) != other.get(*name));
+    let differ: Vec<String> = names
+        .map(|name| format!("{name}: {:?} and {:?} bytes", one.get(name).map(length), other.get(name).map(length)))
+        .collect();
+    assert!(differ.is_empty(), "{differ:?}");
+}
+
+fn length(contents: &Option<Vec<u8>>) -> Option<usize> {
+    contents.as_ref().map(Vec::len)
 }

@@ -290,3 +290,66 @@ fn a_member_counts_as_vanished_only_with_the_formats_own_reason() {
     assert!(named(&found(excluded("left out"))));
     assert!(!named(&found(excluded(super::super::manifest::VANISHED))));
 }
+
+/// An archive in which `gone` vanished.
+fn with_vanished() -> Finished<Vec<u8>> {
+    let mut encoder = encoder(Codec::None, 1, Vec::new());
+    add_file(&mut encoder, meta(b"kept", 0), b"kept");
+    let gone = add_file(&mut encoder, meta(b"gone", 0), b"gone");
+    encoder.forget(gone);
+    encoder.finish(head()).unwrap()
+}
+
+#[test]
+fn a_list_of_what_vanished_that_names_anything_else_is_found() {
+    let check = |change: fn(&mut Vec<u8>, std::ops::Range<usize>), expected: &str| {
+        let mut finished = with_vanished();
+        let header = header_of(&finished.sink, b".wsrep_sst_backup/removed");
+        change(&mut finished.sink, header);
+        let damages = verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages;
+        assert!(damages.iter().any(|damage| damage.what.contains(expected)), "{expected}: {damages:?}");
+    };
+    check(|archive, header| archive[header.end..header.end + 4].copy_from_slice(b"kept"), "not what the manifest says");
+    check(
+        |archive, header| {
+            let mut other = Header::from_byte_slice(&archive[header.clone()]).clone();
+            rename(&mut other, b"kept");
+            other.set_cksum();
+            archive[header].copy_from_slice(other.as_bytes());
+        },
+        "the list of what vanished is missing",
+    );
+    check(
+        |archive, header| {
+            // The list comes first, and then what it names.
+            let kept = header_of(archive, b"kept");
+            let list = archive[header.start..header.end + 512].to_vec();
+            let member = archive[kept.start..kept.end + 512].to_vec();
+            archive[header.start..header.end + 512].copy_from_slice(&member);
+            archive[kept.start..kept.end + 512].copy_from_slice(&list);
+        },
+        "follows the list of what vanished",
+    );
+}
+
+#[test]
+fn a_list_where_nothing_vanished_is_found() {
+    let mut finished = with_vanished();
+    finished.manifest.excluded.clear();
+    let damages = verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages;
+    assert!(!damages.is_empty());
+}
+
+#[test]
+fn a_manifest_in_which_something_is_there_and_has_vanished_is_refused() {
+    let gone = |path: &[u8]| Excluded {
+        root: 0,
+        path: super::path(path),
+        reason: super::super::manifest::VANISHED.to_owned(),
+    };
+    for path in [&b"shop"[..], b"shop/orders.ibd"] {
+        let error = parse_after(|manifest| manifest.excluded.push(gone(path))).unwrap_err();
+        assert!(error.to_string().contains("is there and has vanished"), "{error}");
+    }
+    parse_after(|manifest| manifest.excluded.push(gone(b"shop/dropped.ibd"))).unwrap();
+}

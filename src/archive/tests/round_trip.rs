@@ -212,6 +212,27 @@ fn the_later_member_of_a_name_wins_in_the_manifest_and_in_tar() {
     let target = tempfile::tempdir().unwrap();
     extract_by_hand(&finished.sink, Codec::Zstd(1), target.path());
     assert_eq!(std::fs::read(target.path().join("a")).unwrap(), b"another");
+    // Tar makes what vanished again, and the archive says what that is.
+    assert!(target.path().join("gone").exists());
+    assert_eq!(std::fs::read(target.path().join(".wsrep_sst_backup/removed")).unwrap(), b"gone\0");
+}
+
+#[test]
+fn the_list_of_what_vanished_names_a_directory_after_what_was_in_it_and_other_roots_by_their_place() {
+    let mut encoder = encoder(Codec::None, 1, Vec::new());
+    let directory = encoder.add_directory(meta(b"shop", 0)).unwrap();
+    let table = add_file(&mut encoder, meta(b"shop/a.frm", 0), b"x");
+    let undo = add_file(&mut encoder, in_root_1(meta(b"undo001", 0)), b"y");
+    add_file(&mut encoder, meta(b"ibdata1", 0), b"z");
+    for gone in [directory, table, undo] {
+        encoder.forget(gone);
+    }
+    let finished = encoder.finish(head()).unwrap();
+    assert_eq!(verified(&finished.sink, &finished.manifest, &label(&finished)).unwrap().damages, []);
+    let target = tempfile::tempdir().unwrap();
+    extract_by_hand(&finished.sink, Codec::None, target.path());
+    let list = std::fs::read(target.path().join(".wsrep_sst_backup/removed")).unwrap();
+    assert_eq!(list, b"shop/a.frm\0shop\0.wsrep_sst_backup/roots/innodb-undo/undo001\0");
 }
 
 #[test]

@@ -2,14 +2,18 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tracing::warn;
 
+use super::plan::Plan;
 use crate::archive::codec::Codec;
+use crate::archive::label::Source;
 use crate::cancel::Cancel;
 use crate::command::human;
+use crate::config::choice::Release;
 use crate::config::print_defaults::OptionFiles;
 use crate::config::{Config, Environment, server};
 use crate::datadir::inventory::Inventory;
@@ -26,6 +30,12 @@ const HOPELESS_PART: u64 = 20;
 /// With less free space than this part of the datadir a run may well fail: zstd leaves about 40 % of usual tables.
 const DOUBTFUL_PART: u64 = 2;
 
+/// How often the first look at the files may fail because they move.
+const SURVEYS: u32 = 3;
+
+/// How long to wait after such a look.
+const BETWEEN_SURVEYS: Duration = Duration::from_millis(200);
+
 /// Everything that a run needs before the window.
 pub(super) struct Prepared {
     pub(super) address: Address,
@@ -35,10 +45,17 @@ pub(super) struct Prepared {
     pub(super) repository: LocalRepository,
     /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
     pub(super) inventory: Inventory,
+    /// How the files are held still.
+    pub(super) plan: Plan,
     _only_run: Flock<File>,
 }
 
 impl Prepared {
+    /// Whether the server hears `done` when its files are held, not when they are stored.
+    pub(super) fn is_released_early(&self) -> bool {
+        self.config.release == Release::Held && self.plan.source == Source::Clone
+    }
+
     /// Reads the configuration, takes the lock, tries the repository, and looks at every file.
     pub(super) fn make(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
         let address = Address::parse(&request.address)?;
@@ -50,13 +67,28 @@ impl Prepared {
         repository.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, repository.path()) };
         let datadir = Datadir::open(&variables, &options)?;
-        let inventory = datadir.survey(cancel)?;
+        let inventory = survey(&datadir, cancel)?;
         datadir.check_complete(&inventory)?;
         datadir.check_readable(&inventory, cancel)?;
         check_space(&repository, config.codec, inventory.total_bytes())?;
         inventory.warnings.iter().for_each(|warning| warn!("{warning}"));
-        Ok(Self { address, config, variables, datadir, repository, inventory, _only_run: only_run })
+        let plan = Plan::choose(&config, &datadir, &inventory)?;
+        if config.release == Release::Held && plan.source != Source::Clone {
+            warn!("release = held needs a clone: the node is released when the backup is stored");
+        }
+        Ok(Self { address, config, variables, datadir, repository, inventory, plan, _only_run: only_run })
     }
+}
+
+/// The server may be moving what is looked at: then once more.
+fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
+    for _ in 1..SURVEYS {
+        match datadir.survey(cancel) {
+            Ok(inventory) => return Ok(inventory),
+            Err(_) => cancel.sleep(BETWEEN_SURVEYS)?,
+        }
+    }
+    datadir.survey(cancel)
 }
 
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.

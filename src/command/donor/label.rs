@@ -39,6 +39,7 @@ pub(super) struct Origin {
     server_version: Option<String>,
     request: Option<String>,
     domain: Option<u32>,
+    source: Source,
 }
 
 impl Origin {
@@ -52,6 +53,7 @@ impl Origin {
             server_version: told.or_else(|| server.version(cancel)),
             request: address.request.as_ref().map(ToString::to_string),
             domain: request.gtid_domain,
+            source: prepared.plan.source,
         }
     }
 
@@ -80,7 +82,7 @@ impl Origin {
             finished: sys::now(),
             frozen_ms: millis(times.frozen),
             flush_ms: millis(times.flush),
-            source: Source::Locked,
+            source: self.source,
             settle_passes: settled.passes,
             files: finished.manifest.plain_files().count() as u64,
             raw_bytes: finished.manifest.raw_bytes(),

@@ -4,19 +4,24 @@
 //! counts the transfer as failed, and tells the cluster. Nothing is published before everything is on the disk.
 
 mod before;
+mod copies;
+mod gentle;
 mod label;
-mod locked;
+mod members;
+mod plan;
 mod report;
+mod space;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use self::before::Prepared;
+use self::copies::Copies;
 use self::label::{Origin, Times};
-use self::locked::Members;
+use self::members::Members;
+use self::space::SpaceWatch;
 use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
@@ -25,7 +30,8 @@ use crate::config::Environment;
 use crate::error::Result;
 use crate::monitor::Ticker;
 use crate::source::live::Live;
-use crate::source::settle::{Rules, Settled, settle};
+use crate::source::precopy::precopy;
+use crate::source::settle::{Rules, Settled, Settling};
 use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
 use crate::wsrep::request::Request;
@@ -48,8 +54,10 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
         return session.bypass(Position::asked(request.gtid, request.gtid_domain))?.done();
     }
 
-    let prepared = Prepared::make(&request, environment, &cancel)?;
-    let Prepared { config, datadir, repository, inventory, .. } = &prepared;
+    let mut prepared = Prepared::make(&request, environment, &cancel)?;
+    let clones = std::mem::take(&mut prepared.plan.clones);
+    let spaces = std::mem::take(&mut prepared.plan.spaces);
+    let Prepared { config, datadir, repository, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
     let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
     let upload = repository.begin(&id, config.codec)?;
@@ -57,7 +65,17 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     progress.set_total(inventory.total_bytes());
     let options = EncodeOptions { codec: config.codec, workers: config.workers };
     let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
+    let pace = encoder.pace();
+    let ticker = Ticker::start(Arc::clone(&progress))?;
     report::prepared(&id, &prepared);
+
+    let mut copies = Copies::new(datadir, Members::new(datadir, &mut encoder), clones);
+    let rules = Rules::locked();
+    let mut live = Live::new(datadir, &cancel);
+    let mut settling = Settling::new(&mut copies, &rules, &cancel);
+    pace.limit(config.rate_limit);
+    precopy(&mut settling, &mut live, plan.passes_ahead, &|found| plan.is_left(found), &cancel)?;
+    pace.limit(None);
 
     let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
     let asked = Instant::now();
@@ -65,16 +83,18 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let opened = Instant::now();
     watch.window_opened(config.frozen_limit);
     report::frozen(session.position(), opened - asked);
-    let ticker = Ticker::start(Arc::clone(&progress))?;
-    let mut members = Members::new(datadir, &mut encoder, inventory);
-    let (session, settled) = copy(session, &mut members, &prepared, &cancel)?;
+    let (session, settled) = hold(session, settling, &mut live, &prepared, &cancel)?;
     watch.window_closed();
     let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
     report::thawed(times.frozen, &settled);
     datadir.check_complete(&settled.inventory)?;
 
     let position = session.position().clone();
-    let warnings = members.finish(&settled, position.gtid())?;
+    let session = release(session, &prepared, &mut watch)?;
+    let space = SpaceWatch::start(spaces, &cancel)?;
+    gentle::make_way(config.nice, config.ionice)?;
+    pace.limit(config.rate_limit);
+    let warnings = copies.stream(&settled, position.gtid())?;
     let Settled { inventory, .. } = &settled;
     let finished = encoder.finish(ManifestHead {
         id: id.clone(),
@@ -83,25 +103,27 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
         excluded: inventory.excluded.clone(),
         warnings,
     })?;
+    drop(space);
     let manifest = finished.manifest.to_stored()?;
     let label = origin.label(id, &position, times, &settled, &finished, &manifest);
     cancel.check()?;
     upload.commit(&manifest, &label)?;
     drop(ticker);
     report::published(&label, repository);
-    session.done()
+    session.map_or(Ok(()), Session::done)
 }
 
 /// The frozen window: copy until all copies show one instant, ask both witnesses once more, and let the server go on.
 ///
 /// On a failure the server is let go first, so that it does not wait for our cleaning up.
-fn copy<W: Write + Send + 'static>(
+fn hold(
     mut session: Session<Frozen>,
-    members: &mut Members<'_, W>,
+    settling: Settling<'_>,
+    live: &mut Live<'_>,
     prepared: &Prepared,
     cancel: &Cancel,
 ) -> Result<(Session<Released>, Settled)> {
-    match settle_in_window(&mut session, members, prepared, cancel) {
+    match settle_in_window(&mut session, settling, live, prepared, cancel) {
         Ok(settled) => Ok((session.thaw()?, settled)),
         Err(error) => {
             session.abandon();
@@ -110,17 +132,30 @@ fn copy<W: Write + Send + 'static>(
     }
 }
 
-fn settle_in_window<W: Write + Send + 'static>(
+fn settle_in_window(
     session: &mut Session<Frozen>,
-    members: &mut Members<'_, W>,
+    settling: Settling<'_>,
+    live: &mut Live<'_>,
     prepared: &Prepared,
     cancel: &Cancel,
 ) -> Result<Settled> {
     session.total(prepared.inventory.total_bytes())?;
-    let mut live = Live::new(&prepared.datadir, cancel);
-    let settled = settle(&mut live, members, &Rules::locked(), cancel)?;
+    let settled = settling.settle(live)?;
     session.complete(settled.inventory.total_bytes())?;
     report::agreement(session.recheck()?);
     cancel.check()?;
     Ok(settled)
+}
+
+/// Says `done` now if the operator wants the node back when its files are held; returns what is left to be said.
+///
+/// The clones are ours alone: from here on the server may end, and another one may start and write.
+fn release(session: Session<Released>, prepared: &Prepared, watch: &mut Watch) -> Result<Option<Session<Released>>> {
+    if !prepared.is_released_early() {
+        return Ok(Some(session));
+    }
+    watch.server_may_go();
+    session.done()?;
+    report::released_early();
+    Ok(None)
 }

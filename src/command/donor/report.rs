@@ -23,11 +23,7 @@ pub(super) fn prepared(id: &BackupId, prepared: &Prepared) {
     let size = human::size(inventory.total_bytes());
     let files = human::count(inventory.files.len() as u64, "file");
     let workers = human::count(config.workers.get() as u64, "worker");
-    info!(
-        "backup {id}: {size} in {files}, source locked, compression {}, {workers}, to {:?}",
-        config.codec.name(),
-        repository.path()
-    );
+    info!("backup {id}: {size} in {files}, compression {}, {workers}, to {:?}", config.codec.name(), repository.path());
 }
 
 pub(super) fn frozen(position: &Position, flush: Duration) {
@@ -58,6 +54,10 @@ fn grown(settled: &Settled) {
     for key in &settled.grown {
         info!("{} grew while it was copied; what is copied is a valid beginning of it", settled.inventory.name(key));
     }
+}
+
+pub(super) fn released_early() {
+    info!("the node is released (release = held): there is no backup before the line that says so");
 }
 
 pub(super) fn published(label: &Label, repository: &LocalRepository) {

@@ -1,34 +1,67 @@
-//! The source `locked`: a copy is a member of the archive, read inside the frozen window.
+//! Copies that are members of the archive, and what stands in it besides the server's files.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
 use crate::archive::encode::{Encoder, EntryId, Meta};
-use crate::archive::manifest::{EntryKind, FileClass, RootName};
+use crate::archive::manifest::{EntryKind, FileClass};
 use crate::datadir::inventory::{Found, Inventory, Key};
 use crate::datadir::survey::Datadir;
 use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
 use crate::relpath::RelPath;
-use crate::source::settle::{Copied, Held, Settled};
+use crate::source::settle::Settled;
 use crate::wsrep::grastate;
 
 /// Copies that are members of an archive.
 pub(super) struct Members<'a, W: Write + Send + 'static> {
     datadir: &'a Datadir,
     encoder: &'a mut Encoder<W>,
-    roots: Vec<RootName>,
     entries: HashMap<Key, EntryId>,
     keys: HashMap<EntryId, Key>,
 }
 
 impl<'a, W: Write + Send + 'static> Members<'a, W> {
-    /// No copies yet. `inventory` names the roots, whose order never changes.
-    pub(super) fn new(datadir: &'a Datadir, encoder: &'a mut Encoder<W>, inventory: &Inventory) -> Self {
-        let roots = inventory.roots.iter().map(|root| root.name.clone()).collect();
-        Self { datadir, encoder, roots, entries: HashMap::new(), keys: HashMap::new() }
+    /// No copies yet.
+    pub(super) fn new(datadir: &'a Datadir, encoder: &'a mut Encoder<W>) -> Self {
+        Self { datadir, encoder, entries: HashMap::new(), keys: HashMap::new() }
+    }
+
+    /// Begins to copy a file: as many bytes as its fingerprint says of `file`, from `offset`.
+    pub(super) fn add(&mut self, found: &Found, file: Arc<File>, offset: u64) -> Result<()> {
+        let entry = self.encoder.add_file(self.meta(found)?, file, offset)?;
+        self.note(found, entry);
+        Ok(())
+    }
+
+    /// Adds a directory.
+    pub(super) fn add_directory(&mut self, found: &Found) -> Result<()> {
+        let entry = self.encoder.add_directory(self.meta(found)?)?;
+        self.note(found, entry);
+        Ok(())
+    }
+
+    fn note(&mut self, found: &Found, entry: EntryId) {
+        if let Some(outdated) = self.entries.insert(found.key(), entry) {
+            self.keys.remove(&outdated);
+        }
+        self.keys.insert(entry, found.key());
+    }
+
+    /// Forgets the copy of a file, if there is one.
+    pub(super) fn forget(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.keys.remove(&entry);
+            self.encoder.forget(entry);
+        }
+    }
+
+    /// Waits until all is read; the files that were shorter than announced.
+    pub(super) fn barrier(&mut self) -> Result<Vec<Key>> {
+        let short = self.encoder.barrier()?;
+        Ok(short.iter().filter_map(|entry| self.keys.get(entry).cloned()).collect())
     }
 
     /// Adds the files that the backup makes itself; returns what the operator should know about all of them.
@@ -62,12 +95,9 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
     }
 
     fn meta(&self, found: &Found) -> Result<Meta> {
-        let name = self.roots.get(found.root as usize).cloned();
-        let root_name =
-            name.ok_or_else(|| Error::new(Class::Unsettled, "a directory of the server came up during the backup"))?;
         Ok(Meta {
             root: found.root,
-            root_name,
+            root_name: self.datadir.root_name(found.root)?,
             path: found.path.clone(),
             class: found.class,
             size: found.bytes(),
@@ -80,38 +110,5 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
             mtime_nsec: found.print.mtime.nsec,
             sparse: found.sparse,
         })
-    }
-}
-
-impl<W: Write + Send + 'static> Held for Members<'_, W> {
-    fn copy(&mut self, found: &Found) -> Result<Copied> {
-        let meta = self.meta(found)?;
-        let entry = if found.kind == EntryKind::Directory {
-            self.encoder.add_directory(meta)?
-        } else {
-            match self.datadir.open_file(found) {
-                Ok(file) => self.encoder.add_file(meta, Arc::new(file), 0)?,
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Copied::Vanished),
-                Err(cause) => return Err(Error::io("open", self.datadir.full_path(found), cause)),
-            }
-        };
-        if let Some(outdated) = self.entries.insert(found.key(), entry) {
-            self.keys.remove(&outdated);
-        }
-        self.keys.insert(entry, found.key());
-        Ok(Copied::Begun)
-    }
-
-    fn drop_copy(&mut self, key: &Key) -> Result<()> {
-        if let Some(entry) = self.entries.remove(key) {
-            self.keys.remove(&entry);
-            self.encoder.forget(entry);
-        }
-        Ok(())
-    }
-
-    fn barrier(&mut self) -> Result<Vec<Key>> {
-        let short = self.encoder.barrier()?;
-        Ok(short.iter().filter_map(|entry| self.keys.get(entry).cloned()).collect())
     }
 }

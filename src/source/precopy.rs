@@ -1,0 +1,118 @@
+//! Copying ahead: passes over the files while the server still writes, so that the frozen window has less to copy.
+//!
+//! Nothing has to be true of such a copy but what the ledger notes: under which fingerprint it was made. The window's
+//! settling compares that with the file as it is then, and copies again what differs. While nobody holds still, files may
+//! vanish, get other names, shrink or be replaced: they are found to be different or gone.
+//!
+//! A copy ahead is worth it only if it can still be good in the window:
+//!
+//! * A file that was written in the last [`MARGIN`] is left to a later pass or to the window: it would be copied again in
+//!   any case. The margin is five times the one inside the window, and costs nothing there: so much longer a write may be
+//!   under way.
+//! * A redo log and a log table change all the time, and the redo log must be copied last.
+//! * A write through a shared mapping is stamped only when the page was clean before. MyISAM can map its data
+//!   (`myisam_use_mmap`), the server maps `tc.log`: both are copied inside the window, after the server has closed them.
+//! * Files of engines that the server does not freeze may be mapped as well.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::fingerprint::{Clock, Stamp};
+use super::settle::{Files, Settling};
+use crate::archive::manifest::{EntryKind, FileClass};
+use crate::cancel::Cancel;
+use crate::datadir::inventory::Found;
+use crate::error::Result;
+
+/// How long a write may be under way, and how long a file must have been left alone to be copied ahead.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// A pass that copies less than this part of all bytes is the last one: the window can do as well.
+const ENOUGH_PART: u64 = 50;
+
+/// How often the files may move so that they cannot be looked at.
+const ATTEMPTS: u32 = 3;
+
+/// Makes up to `max_passes` passes over the files for which `wanted` holds, and over all directories, so that one that
+/// vanishes is known to have been there; how many were made.
+pub fn precopy(
+    settling: &mut Settling<'_>,
+    files: &mut dyn Files,
+    max_passes: u32,
+    wanted: &dyn Fn(&Found) -> bool,
+    cancel: &Cancel,
+) -> Result<u32> {
+    let clock = Clock::new(MARGIN);
+    let worth = |found: &Found, now: Stamp| {
+        found.kind == EntryKind::Directory || (wanted(found) && is_worth_it(found, clock, now))
+    };
+    let mut failed = 0;
+    let mut passes = 0;
+    while passes < max_passes {
+        let Some(ahead) = settling.copy_ahead(files, &worth)? else {
+            failed += 1;
+            if failed == ATTEMPTS {
+                warn!("the directories change so quickly that no more can be copied before the window");
+                break;
+            }
+            cancel.sleep(MARGIN)?;
+            continue;
+        };
+        passes += 1;
+        info!("pass {passes} before the window copied {} of {} bytes", ahead.copied_bytes, ahead.total_bytes);
+        if ahead.copied_bytes <= ahead.total_bytes / ENOUGH_PART {
+            break;
+        }
+    }
+    Ok(passes)
+}
+
+fn is_worth_it(found: &Found, clock: Clock, now: Stamp) -> bool {
+    let name = found.path.file_name().to_string_lossy();
+    let class = !matches!(found.class, FileClass::Redo | FileClass::LogTable | FileClass::Unfrozen);
+    let mapped = name == "tc.log" || name.ends_with(".MYD");
+    class && !mapped && clock.until_old(&found.print, now).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relpath::RelPath;
+    use crate::source::fingerprint::Fingerprint;
+
+    fn found(path: &str, class: FileClass, written: Stamp) -> Found {
+        Found {
+            root: 0,
+            path: RelPath::new(path).unwrap(),
+            kind: EntryKind::File,
+            class,
+            print: Fingerprint { dev: 1, ino: 1, size: 1, mtime: written, ctime: written, head: None },
+            mode: 0o660,
+            uid: 0,
+            gid: 0,
+            user: "".into(),
+            group: "".into(),
+            sparse: false,
+        }
+    }
+
+    #[test]
+    fn only_what_can_still_be_good_in_the_window_is_copied_before_it() {
+        let clock = Clock { tick: Duration::from_millis(4), in_flight: MARGIN };
+        let now = Stamp { sec: 1000, nsec: 1 };
+        let worth = |path, class, sec| is_worth_it(&found(path, class, Stamp { sec, nsec: 1 }), clock, now);
+        assert!(worth("shop/a.ibd", FileClass::Innodb, 999));
+        assert!(!worth("shop/a.ibd", FileClass::Innodb, 1000));
+        assert!(worth("shop/a.frm", FileClass::Other, 900));
+        for (path, class) in [
+            ("ib_logfile0", FileClass::Redo),
+            ("mysql/general_log.CSV", FileClass::LogTable),
+            ("tc.log", FileClass::Other),
+            ("shop/a.MYD", FileClass::Other),
+            ("#rocksdb/1.sst", FileClass::Unfrozen),
+        ] {
+            assert!(!worth(path, class, 900), "{path}");
+        }
+    }
+}
