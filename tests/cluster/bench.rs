@@ -72,7 +72,7 @@ pub fn measure(arguments: &[&str]) -> ExitCode {
 impl Bench<'_> {
     fn report(&self) {
         let large = self.data("large", 8, 1_150_000);
-        let small = self.data("small", 2, 450_000);
+        let small = self.data("small", 2, 200_000);
         let many = self.many_files();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         println!("{processors} processors; {} of sysbench tables; medians of {}\n", mebibytes(&large), self.turns);
@@ -140,7 +140,17 @@ impl Bench<'_> {
                 way("tar \\| zstd -1 -T0", Box::new(|| tar(&many, "| zstd -q -1 -T0"))),
             ],
         );
-        for left in [&hand, &self.dir.join("kept")] {
+        let backup_of_many = self.kept_backup(&many);
+        let archive_of_many = backup_of_many.join("archive.tar.zst");
+        job(
+            "restore, 20,000 small files",
+            &many,
+            vec![
+                way("ours (digests proved)", Box::new(|| self.restore(&backup_of_many))),
+                way("zstd -dc \\| tar -x, sync", Box::new(|| self.unpack(&archive_of_many))),
+            ],
+        );
+        for left in [&hand, &out, &self.dir.join("kept")] {
             remove(left);
         }
     }
@@ -179,11 +189,11 @@ impl Bench<'_> {
         if !made.exists() {
             eprintln!("making {} ...", datadir.display());
             remove(&datadir);
-            let server = ["innodb_buffer_pool_size=1G", "innodb_log_file_size=256M", "innodb_doublewrite=OFF"];
+            let server = ["innodb_buffer_pool_size=1G", "innodb_log_file_size=64M", "innodb_doublewrite=OFF"];
             let options = Options { server: server.map(str::to_owned).to_vec(), ..Options::default() };
             let home = self.lab.dir.join(name);
             let mut node = Node::new(self.lab, name, home, datadir.clone(), options);
-            self.lab.install(&datadir);
+            self.lab.install(&datadir, 64);
             node.start(Role::Standalone);
             node.sql("CREATE DATABASE shop");
             prepare_tables(&node, tables, rows);
@@ -191,19 +201,16 @@ impl Bench<'_> {
             node.stop();
             std::fs::write(&made, "").expect("a marker");
         }
-        let (uuid, seqno) = GTID.split_once(':').expect("a GTID");
-        let state =
-            format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: 0\n");
-        std::fs::write(datadir.join("grastate.dat"), state).expect("the saved state");
-        own(&datadir);
+        saved_state(&datadir);
         datadir
     }
 
-    /// 20,000 files of 1 to 8 KiB in one database.
+    /// A new server's datadir, and in it 20,000 files of 1 to 8 KiB in one database.
     fn many_files(&self) -> PathBuf {
         let (datadir, made) = (self.dir.join("many"), self.dir.join("many.made"));
         if !made.exists() {
             remove(&datadir);
+            self.lab.install(&datadir, 4);
             let database = datadir.join("many");
             std::fs::create_dir_all(&database).expect("a database");
             let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -218,9 +225,7 @@ impl Bench<'_> {
             }
             std::fs::write(&made, "").expect("a marker");
         }
-        let large = self.dir.join("large");
-        std::fs::copy(large.join("grastate.dat"), datadir.join("grastate.dat")).expect("the saved state");
-        own(&datadir);
+        saved_state(&datadir);
         datadir
     }
 
@@ -320,6 +325,15 @@ impl Bench<'_> {
         let stored_bytes = bytes_below(written);
         Cost { wall_s: wall.as_secs_f64(), cpu_s: user + system, peak_mib: peak_kib / 1024.0, stored_bytes }
     }
+}
+
+/// Gives a datadir the position that the driver answers with, and all of it to the servers' account.
+fn saved_state(datadir: &Path) {
+    let (uuid, seqno) = GTID.split_once(':').expect("a GTID");
+    let state =
+        format!("# GALERA saved state\nversion: 2.1\nuuid:    {uuid}\nseqno:   {seqno}\nsafe_to_bootstrap: 0\n");
+    std::fs::write(datadir.join("grastate.dat"), state).expect("the saved state");
+    own(datadir);
 }
 
 /// Speaks the server's part of the wire; true if the run said `done`.

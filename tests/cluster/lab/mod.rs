@@ -105,7 +105,7 @@ impl Lab {
         let home = self.dir.join(format!("seed-{seed:?}").to_lowercase());
         let datadir = home.join("data");
         let mut node = Node::new(self, "seed", home, datadir.clone(), Options::default());
-        self.install(&datadir);
+        self.install(&datadir, 48);
         node.start(Role::Bootstrap);
         let (tables, rows) = seed.shape();
         node.sql("CREATE DATABASE shop");
@@ -114,11 +114,12 @@ impl Lab {
         datadir
     }
 
-    /// Makes a server's empty datadir.
-    pub fn install(&self, datadir: &Path) {
+    /// Makes a new server's datadir, with a redo log of `log_mebibytes`.
+    pub fn install(&self, datadir: &Path, log_mebibytes: u32) {
         let mut install = Command::new("mariadb-install-db");
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.args(["--innodb-undo-tablespaces=3", "--innodb-log-file-size=48M"]);
+        install.args(["--innodb-undo-tablespaces=3"]);
+        install.arg(format!("--innodb-log-file-size={log_mebibytes}M"));
         install.arg(format!("--user={ACCOUNT}")).arg(format!("--datadir={}", datadir.display()));
         must("mariadb-install-db", &mut install, Duration::from_secs(120));
     }
