@@ -284,4 +284,16 @@ mod tests {
             assert_eq!(from_file(&[(key, value)]).unwrap_err().class(), Class::Config, "{key}");
         }
     }
+
+    #[test]
+    fn the_example_option_file_names_every_option_with_a_value_that_is_allowed() {
+        let example = include_str!("../../packaging/60-wsrep_sst_backup.cnf");
+        let lines = example.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
+        let lines: Vec<(&str, &str)> = lines.filter(|(name, _)| !name.contains(' ')).collect();
+        for row in TABLE {
+            assert_eq!(lines.iter().filter(|(name, _)| *name == row.name).count(), 1, "{}", row.name);
+        }
+        let set = |(name, value): &(&str, &str)| Setting { name: (*name).to_owned(), value: Some((*value).into()) };
+        Config::resolve(&lines.iter().map(set).collect::<Vec<_>>(), &Environment::default(), &[]).unwrap();
+    }
 }
