@@ -9,9 +9,9 @@ use crate::lab::node::{ACCOUNT, Options};
 use crate::lab::process::{Mount, until};
 use crate::lab::{Lab, Seed};
 
-/// Compresses hard with one worker, so that the run is still reading when something happens to it.
+/// Reads inside the window and compresses hard with one worker, so that the run is still there when something happens.
 fn slowly() -> Options {
-    let backup = vec!["compress-level=9".to_owned(), "workers=1".to_owned()];
+    let backup = ["source=locked", "compress-level=9", "workers=1"].map(str::to_owned).to_vec();
     Options { backup, ..Options::default() }
 }
 

@@ -7,10 +7,10 @@ use crate::lab::node::{Node, Options, Session};
 use crate::lab::process::{PATIENCE, until};
 use crate::lab::{Lab, Seed};
 
-/// A destination slow enough to do something while the run reads, and a server that brings every change to the disk at
+/// A run that reads inside the window, slowly enough to do something meanwhile, and a server that brings every change to the disk at
 /// once, also inside the window.
 fn slowly() -> Options {
-    let backup = ["compress=zstd", "compress-level=5", "workers=1"].map(str::to_owned).to_vec();
+    let backup = ["source=locked", "compress=zstd", "compress-level=5", "workers=1"].map(str::to_owned).to_vec();
     let server = ["innodb_max_dirty_pages_pct=0", "innodb_max_dirty_pages_pct_lwm=0"].map(str::to_owned).to_vec();
     Options { backup, server, ..Options::default() }
 }
