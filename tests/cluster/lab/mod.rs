@@ -117,7 +117,7 @@ impl Lab {
     /// Makes a new server's datadir, with a redo log of `log_mebibytes`.
     pub fn install(&self, datadir: &Path, log_mebibytes: u32) {
         let mut install = Command::new("mariadb-install-db");
-        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        install.args(["--no-defaults", "--force", "--auth-root-authentication-method=normal", "--skip-test-db"]);
         install.args(["--innodb-undo-tablespaces=3"]);
         install.arg(format!("--innodb-log-file-size={log_mebibytes}M"));
         install.arg(format!("--user={ACCOUNT}")).arg(format!("--datadir={}", datadir.display()));
