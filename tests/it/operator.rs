@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use wsrep_sst_backup::digest::Digest;
 
 use crate::answer;
 use crate::server::{Donor, GTID};
@@ -229,6 +230,36 @@ fn a_restore_that_is_killed_leaves_no_datadir_and_can_be_done_again() {
     }
     lab.assert_restored();
     lab.assert_nothing_half_made();
+}
+
+/// Archives of every released format are read for ever: this one is never made anew.
+#[test]
+fn a_backup_of_format_version_1_is_verified_and_restored() {
+    let frozen = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/format-1");
+    let site = tempfile::tempdir().unwrap();
+    let target = site.path().join("mysql");
+    let target = target.to_str().unwrap();
+    let owner = format!("{}:{}", nix::unistd::Uid::current(), nix::unistd::Gid::current());
+    for args in [&["verify", "latest"][..], &["restore", "latest", "--target", target, "--owner", &owner]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wsrep_sst_backup"));
+        command.args(["--defaults-file", "/dev/null", "--repository", frozen]).args(args);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let restored = |path: &str| Digest::of(&fs::read(format!("{target}/{path}")).unwrap()).to_string();
+    for (path, digest) in [
+        ("ibdata1", "36ac6c065e9bf6a88e897eb08f1cbdb83f5027e150b39e7c2be2d1984cb07394"),
+        ("ib_logfile0", "28b4f41a7f3ee6d8cc87272db6e09c6d3566551fd4d18702b041a21658272a85"),
+        ("aria_log_control", "48803cad0f3dcf6436b26680f2c253e8e17da7005ab6ec25edff725183fc5d75"),
+        ("shop/empty.MYD", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ("shop/na me%.frm", "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"),
+        ("shop/orders.frm", "e9c8c41820754da44b9b93094149eb25e8decb300444ba84ef030dd5567d6e98"),
+        ("shop/orders.ibd", "7392cf04fd6fb9c7bd84736b3c8512927403b5922fa5fa2e4caeaa4c66f010c7"),
+    ] {
+        assert_eq!(restored(path), digest, "{path}");
+    }
+    let grastate = fs::read_to_string(format!("{target}/grastate.dat")).unwrap();
+    assert!(grastate.contains("uuid:    6d3f9a04-1234-11ef-8000-0242ac120002\nseqno:   7\n"), "{grastate}");
 }
 
 #[test]
