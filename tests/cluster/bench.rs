@@ -30,8 +30,14 @@ struct Cost {
 
 /// One way to do a job; it is run in turns with the others.
 struct Way<'a> {
-    name: &'a str,
+    name: String,
     run: Box<dyn Fn() -> Cost + 'a>,
+}
+
+impl<'a> Way<'a> {
+    fn new(name: &str, run: impl Fn() -> Cost + 'a) -> Self {
+        Self { name: name.to_owned(), run: Box::new(run) }
+    }
 }
 
 /// The directory of the measured data and of what the runs write.
@@ -39,20 +45,26 @@ struct Bench<'l> {
     lab: &'l Lab,
     dir: PathBuf,
     turns: usize,
+    /// Only jobs whose name holds this.
+    only: String,
 }
 
-/// Runs the benchmark: `--data DIR` (kept between runs) and `--turns N` (5).
+/// Runs the benchmark: `--data DIR` (kept between runs), `--turns N` (5), `--only WORD` (jobs whose name holds it).
 pub fn measure(arguments: &[&str]) -> ExitCode {
-    let (mut dir, mut turns) = (None, 5);
+    let (mut dir, mut turns, mut only) = (None, 5, "");
     for pair in arguments.chunks(2) {
         match pair {
             ["--data", value] => dir = Some(PathBuf::from(value)),
             ["--turns", value] if value.parse().is_ok_and(|n: usize| n > 0) => turns = value.parse().unwrap_or(5),
-            _ => dir = None,
+            ["--only", word] => only = word,
+            _ => {
+                dir = None;
+                break;
+            }
         }
     }
     let Some(dir) = dir.filter(|dir| dir.is_absolute()) else {
-        eprintln!("usage: tests/bench --data ABSOLUTE-DIRECTORY [--turns N]; it needs some 12 GB there");
+        eprintln!("usage: tests/bench --data ABSOLUTE-DIRECTORY [--turns N] [--only WORD]; it needs some 12 GB there");
         return ExitCode::from(2);
     };
     let lab = match Lab::new(After::Nothing) {
@@ -64,99 +76,76 @@ pub fn measure(arguments: &[&str]) -> ExitCode {
     };
     std::fs::create_dir_all(&dir).expect("the directory of the data");
     crate::lab::mode(&dir, 0o755);
-    let bench = Bench { lab: &lab, dir, turns };
+    let bench = Bench { lab: &lab, dir, turns, only: only.to_owned() };
     bench.report();
     ExitCode::SUCCESS
 }
 
 impl Bench<'_> {
     fn report(&self) {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let large = self.data("large", 8, 1_150_000);
         let small = self.data("small", 2, 200_000);
         let many = self.many_files();
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        println!("{processors} processors; {} of sysbench tables; medians of {}\n", mebibytes(&large), self.turns);
+        println!(
+            "{processors} processors; {} and {} of sysbench tables, {} in 20,000 files; medians of {}\n",
+            mebibytes(&large),
+            mebibytes(&small),
+            mebibytes(&many),
+            self.turns
+        );
         println!("| job | way | wall s | MB/s | CPU s | peak MiB | stored MB | wall against ours |");
         println!("|---|---|---:|---:|---:|---:|---:|---:|");
+        self.archive("archive, zstd 1", &large, "zstd", "| zstd -q -1 -T0");
+        self.archive("archive, gzip 6", &large, "gzip", "| pigz");
+        self.restore("restore, zstd 1", &large);
+        self.archive("archive, zstd 1, 200 MB", &small, "zstd", "| zstd -q -1 -T0");
+        self.archive("archive, none, 20,000 small files", &many, "none", "");
+        self.archive("archive, zstd 1, 20,000 small files", &many, "zstd", "| zstd -q -1 -T0");
+        self.restore("restore, zstd 1, 20,000 small files", &many);
+    }
 
+    /// A donor run against `tar`, through `filter` and without, and against the same brought to the disk.
+    fn archive(&self, name: &str, data: &Path, codec: &str, filter: &str) {
         let (out, hand) = (self.dir.join("out"), self.dir.join("hand"));
-        let tar = |data: &Path, filter: &str| {
-            let script = format!("tar -c -C {} . {filter} > {}", text(data), text(&hand));
-            self.shell(&script, &hand)
-        };
-        let job = |name: &str, data: &Path, ways: Vec<Way<'_>>| self.job(name, data, ways);
-        let way = |name, run| Way { name, run };
+        let script = format!("tar -c -C {} . {filter} > {}", text(data), text(&hand));
+        let shell = format!("tar {filter}").replace('|', "\\|").trim_end().to_owned();
+        let option = format!("compress={codec}");
+        self.job(
+            name,
+            data,
+            vec![
+                Way::new("ours (SHA-256, fsync)", || self.donor(data, &out, &option)),
+                Way::new(&shell, || self.shell(&script, &hand)),
+                Way::new(&format!("{shell}, sync"), || self.synced(|| self.shell(&script, &hand), &hand)),
+            ],
+        );
+        [out, hand].iter().for_each(|left| remove(left));
+    }
 
-        job(
-            "archive, zstd 1",
-            &large,
-            vec![
-                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&large, &out, "compress=zstd"))),
-                way("tar \\| zstd -1 -T0", Box::new(|| tar(&large, "| zstd -q -1 -T0"))),
-                way("tar \\| zstd -1 -T0, sync", Box::new(|| self.synced(|| tar(&large, "| zstd -q -1 -T0"), &hand))),
-            ],
-        );
-        job(
-            "archive, gzip 6",
-            &large,
-            vec![
-                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&large, &out, "compress=gzip"))),
-                way("tar \\| pigz", Box::new(|| tar(&large, "| pigz"))),
-            ],
-        );
-
-        let backup = self.kept_backup(&large);
-        let archive = backup.join("archive.tar.zst");
-        job(
-            "restore, zstd 1",
-            &large,
-            vec![
-                way("ours (digests proved)", Box::new(|| self.restore(&backup))),
-                way("zstd -dc \\| tar -x, sync", Box::new(|| self.unpack(&archive))),
-            ],
-        );
-
-        job(
-            "archive, zstd 1, 200 MB",
-            &small,
-            vec![
-                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&small, &out, "compress=zstd"))),
-                way("tar \\| zstd -1 -T0", Box::new(|| tar(&small, "| zstd -q -1 -T0"))),
-            ],
-        );
-        job(
-            "archive, none, 20,000 small files",
-            &many,
-            vec![
-                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&many, &out, "compress=none"))),
-                way("tar", Box::new(|| tar(&many, ""))),
-            ],
-        );
-        job(
-            "archive, zstd 1, 20,000 small files",
-            &many,
-            vec![
-                way("ours (SHA-256, fsync)", Box::new(|| self.donor(&many, &out, "compress=zstd"))),
-                way("tar \\| zstd -1 -T0", Box::new(|| tar(&many, "| zstd -q -1 -T0"))),
-            ],
-        );
-        let backup_of_many = self.kept_backup(&many);
-        let archive_of_many = backup_of_many.join("archive.tar.zst");
-        job(
-            "restore, 20,000 small files",
-            &many,
-            vec![
-                way("ours (digests proved)", Box::new(|| self.restore(&backup_of_many))),
-                way("zstd -dc \\| tar -x, sync", Box::new(|| self.unpack(&archive_of_many))),
-            ],
-        );
-        for left in [&hand, &out, &self.dir.join("kept")] {
-            remove(left);
+    /// A restore against `zstd` and `tar`, both brought to the disk.
+    fn restore(&self, name: &str, data: &Path) {
+        if !name.contains(&self.only) {
+            return;
         }
+        let backup = self.kept_backup(data);
+        let archive = backup.join("archive.tar.zst");
+        self.job(
+            name,
+            data,
+            vec![
+                Way::new("ours (digests proved)", || self.restored(&backup)),
+                Way::new("zstd -dc \\| tar -x, sync", || self.unpacked(&archive)),
+            ],
+        );
+        remove(&self.dir.join("kept"));
     }
 
     /// Runs all ways in turns, once to warm up and then `turns` times, and prints a row for each.
     fn job(&self, name: &str, data: &Path, ways: Vec<Way<'_>>) {
+        if !name.contains(&self.only) {
+            return;
+        }
         let raw_mb = bytes_below(data) as f64 / 1e6;
         let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); ways.len()];
         for turn in 0..=self.turns {
@@ -186,7 +175,9 @@ impl Bench<'_> {
     /// A datadir of sysbench tables, made once by a real server and closed in good order.
     fn data(&self, name: &str, tables: u32, rows: u32) -> PathBuf {
         let (datadir, made) = (self.dir.join(name), self.dir.join(format!("{name}.made")));
-        if !made.exists() {
+        // What the data are like: other data under this name are made anew.
+        let shape = format!("{tables} tables of {rows} rows, redo log of 64 MiB\n");
+        if !is(&made, &shape) {
             eprintln!("making {} ...", datadir.display());
             remove(&datadir);
             let server = ["innodb_buffer_pool_size=1G", "innodb_log_file_size=64M", "innodb_doublewrite=OFF"];
@@ -199,7 +190,7 @@ impl Bench<'_> {
             prepare_tables(&node, tables, rows);
             node.sql("SET GLOBAL innodb_fast_shutdown = 0");
             node.stop();
-            std::fs::write(&made, "").expect("a marker");
+            std::fs::write(&made, shape).expect("a marker");
         }
         saved_state(&datadir);
         datadir
@@ -208,7 +199,8 @@ impl Bench<'_> {
     /// A new server's datadir, and in it 20,000 files of 1 to 8 KiB in one database.
     fn many_files(&self) -> PathBuf {
         let (datadir, made) = (self.dir.join("many"), self.dir.join("many.made"));
-        if !made.exists() {
+        let shape = "20000 files of 1 to 8 KiB, redo log of 4 MiB\n";
+        if !is(&made, shape) {
             remove(&datadir);
             self.lab.install(&datadir, 4);
             let database = datadir.join("many");
@@ -223,7 +215,7 @@ impl Bench<'_> {
                 }
                 std::fs::write(database.join(format!("t{file:05}.MYD")), bytes).expect("a file");
             }
-            std::fs::write(&made, "").expect("a marker");
+            std::fs::write(&made, shape).expect("a marker");
         }
         saved_state(&datadir);
         datadir
@@ -264,27 +256,27 @@ impl Bench<'_> {
         entries.next().expect("a backup").path()
     }
 
-    fn restore(&self, backup: &Path) -> Cost {
+    fn restored(&self, backup: &Path) -> Cost {
         let target = self.dir.join("restored");
         remove(&target);
         let (mut command, report) = self.timed();
         let (repository, id) = (backup.parent().expect("a repository"), backup.file_name().expect("an id"));
         command.arg(&self.lab.program).arg("--repository").arg(repository).arg("restore").arg(id);
         command.arg("--target").arg(&target);
-        self.restored(command, &report, &target)
+        self.brought_to_disk(command, &report, &target)
     }
 
-    fn unpack(&self, archive: &Path) -> Cost {
+    fn unpacked(&self, archive: &Path) -> Cost {
         let target = self.dir.join("restored");
         remove(&target);
         std::fs::create_dir_all(&target).expect("a target");
         let (mut command, report) = self.timed();
         command.args(["sh", "-c", &format!("zstd -dc {} | tar -x -C {}", text(archive), text(&target))]);
-        self.restored(command, &report, &target)
+        self.brought_to_disk(command, &report, &target)
     }
 
     /// Runs a restore and the final sync of its target.
-    fn restored(&self, mut command: Command, report: &Path, target: &Path) -> Cost {
+    fn brought_to_disk(&self, mut command: Command, report: &Path, target: &Path) -> Cost {
         let started = Instant::now();
         must("a restore", &mut command, LIMIT);
         run("sync", [Path::new("-f"), target]);
@@ -325,6 +317,11 @@ impl Bench<'_> {
         let stored_bytes = bytes_below(written);
         Cost { wall_s: wall.as_secs_f64(), cpu_s: user + system, peak_mib: peak_kib / 1024.0, stored_bytes }
     }
+}
+
+/// Whether the file holds this text.
+fn is(file: &Path, text: &str) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|found| found == text)
 }
 
 /// Gives a datadir the position that the driver answers with, and all of it to the servers' account.
