@@ -1,7 +1,8 @@
 //! One donor run: the list of steps of `docs/design.md`, in its words.
 //!
-//! Whatever fails before `done` ends the run with an error and nothing more on stdout: the server then lets its files go,
-//! counts the transfer as failed, and tells the cluster. Nothing is published before everything is on the disk.
+//! Whatever fails before `done` ends the run with an error. Inside the window the server is let go first, by `continue`; besides
+//! that nothing more is said: without `done` it counts the transfer as failed, and tells the cluster. Nothing is published
+//! before everything is on the disk.
 
 mod before;
 mod copies;
