@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Class, Error, Result};
 
@@ -30,12 +30,6 @@ pub struct FileAt {
 }
 
 impl FileAt {
-    /// Opens the file at `path`.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|cause| Error::io("open", path, cause))?;
-        Self::new(file, path)
-    }
-
     /// Takes an open file; `path` is for messages.
     pub fn new(file: File, path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
