@@ -29,8 +29,9 @@ fn joins_and_equals(cluster: &Cluster<'_>, datadir: &std::path::Path, label: &La
     third.stop();
 }
 
-pub fn a_restored_node_joins_by_ist_under_writes(lab: &Lab) {
-    let mut cluster = Cluster::start(lab, "cycle", Seed::Large);
+/// The whole way, from a request under writes to a third node that holds what the others hold; returns the label.
+pub fn full_cycle(lab: &Lab, name: &str, options: Options) -> Label {
+    let mut cluster = Cluster::start_with(lab, name, Seed::Large, options);
     let (label, writes) = backup_under_writes(&mut cluster);
 
     assert!(label.number("raw_bytes") > 200 << 20, "the whole datadir is in it");
@@ -43,6 +44,11 @@ pub fn a_restored_node_joins_by_ist_under_writes(lab: &Lab) {
 
     let datadir = cluster.restore(&label, "restored");
     joins_and_equals(&cluster, &datadir, &label, writes);
+    label
+}
+
+pub fn a_restored_node_joins_by_ist_under_writes(lab: &Lab) {
+    full_cycle(lab, "cycle", Options::default());
 }
 
 pub fn an_archive_unpacked_with_tar_joins_by_ist(lab: &Lab) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::lab::backup::{Moment, Outcome};
 use crate::lab::cluster::Cluster;
-use crate::lab::node::{ACCOUNT, Options};
-use crate::lab::process::{Mount, until};
+use crate::lab::mount::Mount;
+use crate::lab::node::Options;
+use crate::lab::process::until;
 use crate::lab::{Lab, Seed};
 
 /// Reads inside the window and compresses hard with one worker, so that the run is still there when something happens.
@@ -47,7 +48,7 @@ pub fn a_program_killed_in_the_window_leaves_a_working_donor(lab: &Lab) {
 pub fn a_disk_that_fills_up_is_named_and_leaves_no_backup(lab: &Lab) {
     let mut cluster = Cluster::start_with(lab, "disk", Seed::Large, slowly());
     let repository = cluster.repository.clone();
-    let _small = match Mount::tmpfs(&repository, 512, ACCOUNT) {
+    let _small = match Mount::tmpfs(&repository, 512) {
         Ok(mount) => mount,
         Err(cause) => panic!("this machine does not let root mount a tmpfs: {cause}"),
     };

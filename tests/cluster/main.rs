@@ -13,6 +13,7 @@ mod death;
 mod demo;
 mod lab;
 mod places;
+mod sources;
 mod window;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +51,8 @@ tests! {
     death::a_disk_that_fills_up_is_named_and_leaves_no_backup,
     places::files_outside_the_datadir_are_restored_where_they_are_told_to,
     places::a_half_restored_mount_point_does_not_start,
+    sources::clones_of_a_donor_on_xfs_and_btrfs_restore_to_a_node_that_joins_by_ist,
+    sources::a_donor_on_ext4_is_copied_ahead_and_restores_to_a_node_that_joins_by_ist,
 }
 
 fn main() -> ExitCode {

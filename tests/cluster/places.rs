@@ -13,8 +13,9 @@ use serde_json::Value;
 use crate::cycle::standalone;
 use crate::lab::backup::{Label, text};
 use crate::lab::cluster::Cluster;
-use crate::lab::node::{ACCOUNT, Node, Options, Places, Role};
-use crate::lab::process::{Mount, PATIENCE, Process, run, until};
+use crate::lab::mount::Mount;
+use crate::lab::node::{Node, Options, Places, Role};
+use crate::lab::process::{PATIENCE, Process, run, until};
 use crate::lab::{Lab, Seed, own};
 
 /// A table of each engine with its files in `place`, made on this node alone; without a place: in the datadir.
@@ -111,7 +112,7 @@ pub fn a_half_restored_mount_point_does_not_start(lab: &Lab) {
     let mut cluster = Cluster::start(lab, "mount", Seed::Large);
     let label = cluster.backup();
     let target = cluster.dir.join("mounted");
-    let _mount = Mount::tmpfs(&target, 1024, ACCOUNT)
+    let _mount = Mount::tmpfs(&target, 1024)
         .unwrap_or_else(|cause| panic!("this machine does not let root mount a tmpfs: {cause}"));
 
     let mut restore = Command::new(&lab.program);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::backup::Label;
+use super::mount::Mount;
 use super::node::{Node, Options, Places, Role};
 use super::{Lab, Seed, own};
 
@@ -19,6 +20,8 @@ pub struct Cluster<'l> {
     pub donor: Node,
     /// Where backups are published.
     pub repository: PathBuf,
+    /// Goes after the donor that is on it.
+    _disk: Option<Mount>,
 }
 
 impl<'l> Cluster<'l> {
@@ -52,6 +55,7 @@ impl<'l> Cluster<'l> {
         let plain = Options { backup: options.backup.clone(), ..Options::default() };
         let writer = Node::new(lab, "node1", home, datadir, plain);
         let (home, datadir) = place("node2");
+        let disk = options.disk.map(|(kind, mebibytes)| Mount::disk(&home, kind, mebibytes));
         let apart = options.places == Places::Apart;
         let donor = Node::new(lab, "node2", home, datadir, options);
         lab.plant(seed, &writer);
@@ -59,7 +63,7 @@ impl<'l> Cluster<'l> {
         if apart {
             spread(&donor);
         }
-        Self { lab, dir, writer, donor, repository }
+        Self { lab, dir, writer, donor, repository, _disk: disk }
     }
 
     /// Starts the two nodes.

@@ -6,6 +6,7 @@
 
 pub mod backup;
 pub mod cluster;
+pub mod mount;
 pub mod node;
 pub mod ports;
 pub mod process;
@@ -154,8 +155,18 @@ pub fn missing() -> Vec<String> {
     if !nix::unistd::geteuid().is_root() {
         lacks.push("the servers run as user mysql, so the cluster tests must be started by root".to_owned());
     }
-    let programs =
-        ["mariadb", "mariadb-install-db", "my_print_defaults", "garbd", "sysbench", "rsync", "setpriv", "zstd"];
+    let programs = [
+        "mariadb",
+        "mariadb-install-db",
+        "my_print_defaults",
+        "garbd",
+        "sysbench",
+        "rsync",
+        "setpriv",
+        "zstd",
+        "mkfs.xfs",
+        "mkfs.btrfs",
+    ];
     for program in programs {
         if !on_path(program) {
             lacks.push(format!("{program} is not installed (tests/packages installs what is missing)"));

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::Lab;
+use super::mount::FileSystem;
 use super::ports::Port;
 use super::process::{PATIENCE, Process, must, output, until};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub backup: Vec<String>,
     /// Where the files are.
     pub places: Places,
+    /// The donor's home is on a file system of its own, of so many mebibytes.
+    pub disk: Option<(FileSystem, u64)>,
 }
 
 /// The ports of one Galera node.

@@ -1,7 +1,7 @@
 //! Processes that cannot outlive the lab: every one is the head of a process group of its own, and is ended by its id.
 //!
 //! A server gets SIGKILL from the kernel when the lab dies, however it dies (`setpriv --pdeathsig`). A signal to the lab
-//! ends the groups, takes the mounts away and removes the directory before the lab goes.
+//! ends the groups, takes the [mounts](super::mount) away and removes the directory before the lab goes.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -55,7 +55,7 @@ fn take_everything_down() {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     for mount in all.mounts.iter().rev() {
-        unmount(mount);
+        super::mount::unmount(mount);
     }
     if let Some(directory) = all.directory {
         remove_tree(&directory);
@@ -65,6 +65,16 @@ fn take_everything_down() {
 /// The directory to remove if a signal ends the lab; `None` keeps it.
 pub fn directory_to_remove(directory: Option<&Path>) {
     standing(|standing| standing.directory = directory.map(Path::to_owned));
+}
+
+/// Remembers a mount to be taken away if a signal ends the lab.
+pub fn mounted(place: &Path) {
+    standing(|standing| standing.mounts.push(place.to_owned()));
+}
+
+/// Forgets a mount that is gone.
+pub fn unmounted(place: &Path) {
+    standing(|standing| standing.mounts.retain(|mount| mount != place));
 }
 
 /// Removes `directory`, patiently: a process that was just killed may still hold or write a file for a moment.
@@ -202,40 +212,5 @@ pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Optio
         }
         assert!(Instant::now() < end, "waited {} s in vain for {what}", patience.as_secs());
         thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// A small file system mounted for one test; dropping it takes it away.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    /// Mounts a tmpfs of `mebibytes` at `place`, owned by `owner`; `Err` if this machine does not let root mount.
-    pub fn tmpfs(place: &Path, mebibytes: u32, owner: &str) -> Result<Self, String> {
-        std::fs::create_dir_all(place).expect("a mount point");
-        let options = format!("size={mebibytes}m,mode=0700,uid={owner},gid={owner}");
-        let mut mount = Command::new("mount");
-        let ended =
-            output("mount", mount.args(["-t", "tmpfs", "-o", &options, "lab"]).arg(place), Duration::from_secs(20));
-        if !ended.status.success() {
-            return Err(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
-        }
-        standing(|standing| standing.mounts.push(place.to_owned()));
-        Ok(Self(place.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        standing(|standing| standing.mounts.retain(|mount| *mount != self.0));
-        unmount(&self.0);
-    }
-}
-
-fn unmount(place: &Path) {
-    // Lazily, if a process that was just killed still has a file open.
-    if let Ok(status) = Command::new("umount").arg(place).stderr(Stdio::null()).status()
-        && !status.success()
-    {
-        let _ = Command::new("umount").arg("--lazy").arg(place).status();
     }
 }

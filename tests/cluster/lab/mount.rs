@@ -1,0 +1,103 @@
+//! File systems of a test's own: taken away when they are dropped, or when a signal ends the lab.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::node::ACCOUNT;
+use super::process::{mounted, must, output, unmounted};
+
+/// A file system for a server's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// Clones.
+    Xfs,
+    /// Clones.
+    Btrfs,
+    /// Does not clone.
+    Ext4,
+}
+
+impl FileSystem {
+    /// Those that clone.
+    pub const CLONING: [Self; 2] = [Self::Xfs, Self::Btrfs];
+
+    /// Its name, in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+
+    fn format(self, image: &Path) {
+        let mut mkfs = Command::new(format!("mkfs.{}", self.name()));
+        match self {
+            Self::Xfs => mkfs.args(["-q", "-m", "reflink=1"]),
+            Self::Btrfs => mkfs.args(["-q"]),
+            // Its tables at once, so that no kernel thread writes them while something is measured.
+            Self::Ext4 => mkfs.args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]),
+        };
+        must("mkfs", mkfs.arg(image), Duration::from_secs(60));
+    }
+}
+
+/// A mounted file system; dropping it takes it away.
+pub struct Mount {
+    place: PathBuf,
+    image: Option<PathBuf>,
+}
+
+impl Mount {
+    /// Mounts a tmpfs of `mebibytes` at `place`, which the servers' account owns; `Err` if this machine does not let root mount.
+    pub fn tmpfs(place: &Path, mebibytes: u32) -> Result<Self, String> {
+        let options = format!("size={mebibytes}m,mode=0700,uid={ACCOUNT},gid={ACCOUNT}");
+        Self::mount(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "lab"]), place)?;
+        Ok(Self { place: place.to_owned(), image: None })
+    }
+
+    /// Mounts a new file system at `place`, which the servers' account owns: on a loop device, in a sparse file of
+    /// `mebibytes` beside `place`.
+    #[track_caller]
+    pub fn disk(place: &Path, kind: FileSystem, mebibytes: u64) -> Self {
+        let image = place.with_extension("image");
+        let file = std::fs::File::create(&image).expect("the image of a disk");
+        file.set_len(mebibytes << 20).expect("the size of a disk");
+        kind.format(&image);
+        let ended = Self::mount(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image), place);
+        ended.unwrap_or_else(|cause| panic!("this machine does not let root mount {}: {cause}", kind.name()));
+        super::own(place);
+        Self { place: place.to_owned(), image: Some(image) }
+    }
+
+    fn mount(command: &mut Command, place: &Path) -> Result<(), String> {
+        std::fs::create_dir_all(place).expect("a mount point");
+        let ended = output("mount", command.arg(place), Duration::from_secs(20));
+        if !ended.status.success() {
+            return Err(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
+        }
+        mounted(place);
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        unmounted(&self.place);
+        unmount(&self.place);
+        if let Some(image) = &self.image {
+            let _ = std::fs::remove_file(image);
+        }
+    }
+}
+
+/// Takes away what is mounted at `place`.
+pub fn unmount(place: &Path) {
+    // Lazily, if a process that was just killed still has a file open.
+    if let Ok(status) = Command::new("umount").arg(place).stderr(Stdio::null()).status()
+        && !status.success()
+    {
+        let _ = Command::new("umount").arg("--lazy").arg(place).status();
+    }
+}
