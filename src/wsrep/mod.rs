@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 pub mod grastate;
+pub mod last_resort;
 pub mod request;
 pub mod server_process;
 pub mod session;

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::answer;
 use crate::disk::{Disk, fill};
-use crate::server::{DIALOGUE, Donor, GTID, Stage};
+use crate::server::{DIALOGUE, Donor, GTID, Stage, wait_until};
 use crate::tree;
 
 /// A donor that is released early and then streams for some seconds.
@@ -51,6 +51,18 @@ fn the_server_may_not_end_before_done() {
     let donor = released_early(&disk).set("RELEASE", "stored");
     let outcome = donor.on("continue", |stage: &mut Stage| stage.kill_server()).run();
     outcome.wire(["flush tables", "continue"]).says("the server that asked for the backup is gone").published(0);
+}
+
+#[test]
+fn after_done_the_answers_in_the_datadir_are_another_transfers() {
+    let disk = Disk::xfs();
+    let another = |stage: &mut Stage| {
+        let answer = stage.datadir.join("tables_flushed");
+        std::fs::write(&answer, GTID).unwrap();
+        wait_until("the run ends", || stage.program().is_none());
+        std::fs::remove_file(&answer).expect("it was not for us");
+    };
+    released_early(&disk).on("done", another).run().succeeds().wire(DIALOGUE).published(1);
 }
 
 #[test]

@@ -35,6 +35,7 @@ use crate::source::precopy::precopy;
 use crate::source::settle::{Rules, Settled, Settling};
 use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
+use crate::wsrep::last_resort;
 use crate::wsrep::request::Request;
 use crate::wsrep::server_process::ServerProcess;
 use crate::wsrep::session::{Frozen, Released, Session};
@@ -82,10 +83,13 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let asked = Instant::now();
     let session = session.freeze(&answers, config.flush_timeout, &cancel)?;
     let opened = Instant::now();
-    watch.window_opened(config.frozen_limit);
+    watch.window_opened(config.frozen_limit, Box::new(last_resort::let_go));
     report::frozen(session.position(), opened - asked);
-    let (session, settled) = hold(session, settling, &mut live, &prepared, &cancel)?;
+    let held = hold(session, settling, &mut live, &prepared, &cancel);
     watch.window_closed();
+    let (session, settled) = held?;
+    // From `done` on such files are another transfer's.
+    drop(answers);
     let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
     report::thawed(times.frozen, &settled);
     datadir.check_complete(&settled.inventory)?;
