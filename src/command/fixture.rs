@@ -17,7 +17,7 @@ use crate::archive::progress::Progress;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::relpath::RelPath;
-use crate::store::{LocalRepository, MANIFEST_NAME};
+use crate::store::{Destination, LocalRepository, MANIFEST_NAME, Repository};
 
 pub(crate) const ID: &str = "20261122T100946Z-node2-7f3a";
 pub(crate) const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:77";
@@ -128,10 +128,10 @@ impl Donor {
     /// Makes the backup `id` in `repository`.
     pub(crate) fn back_up(&self, repository: &LocalRepository, id: &str) -> Label {
         let id: BackupId = id.parse().unwrap();
-        let upload = repository.begin(&id, self.codec).unwrap();
+        let (upload, sink) = repository.begin(&id, self.codec, 0).unwrap();
         let options = EncodeOptions { codec: self.codec, workers: NonZeroUsize::new(2).unwrap() };
         let progress = Arc::new(Progress::default());
-        let mut encoder = Encoder::start(options, upload.archive(), Cancel::default(), progress).unwrap();
+        let mut encoder = Encoder::start(options, sink, Cancel::default(), progress).unwrap();
         let scratch = tempfile::tempdir().unwrap();
         for (number, member) in self.members.iter().enumerate() {
             match &member.bytes {

@@ -15,13 +15,13 @@ pub mod verify;
 use std::num::NonZeroUsize;
 
 use crate::cancel::Cancel;
-use crate::store::LocalRepository;
+use crate::store::Repository;
 
 /// What every operator command works with.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// Where the backups are.
-    pub repository: &'a LocalRepository,
+    pub repository: &'a dyn Repository,
     /// Threads that read, check and write.
     pub workers: NonZeroUsize,
     /// How the command hears a signal.

@@ -39,7 +39,7 @@ pub fn run(args: &ShowArgs, context: &Context<'_>, output: &mut Output) -> Resul
     let label = context.repository.label(&context.repository.resolve(&args.id)?)?;
     let manifest = context.repository.manifest(&label)?;
     let classes = classes(&manifest);
-    let directory = escape(context.repository.path_of(&label.id).as_os_str().as_bytes());
+    let directory = context.repository.place_of(&label.id);
     output.json(&Document {
         directory: directory.clone(),
         label: &label,

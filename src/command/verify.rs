@@ -82,7 +82,7 @@ fn ids(args: &VerifyArgs, context: &Context<'_>) -> Result<Vec<BackupId>> {
     let mut ids: Vec<BackupId> = listing.labels.into_iter().map(|label| label.id).chain(broken).collect();
     ids.sort();
     if ids.is_empty() {
-        return Err(Error::new(Class::NotFound, format!("there is no backup in {:?}", repository.path())));
+        return Err(Error::new(Class::NotFound, format!("there is no backup in \"{}\"", repository.place())));
     }
     Ok(ids)
 }
@@ -112,7 +112,7 @@ fn read_through(id: &BackupId, context: &Context<'_>, output: &Output) -> Result
     let progress = Arc::new(Progress::default());
     progress.set_total(manifest.raw_bytes());
     let _bar = Bar::start(output.may_draw(), "verifying", &progress);
-    verify::verify(&archive, &manifest, &label, context.workers, context.cancel, &progress)
+    verify::verify(&*archive, &manifest, &label, context.workers, context.cancel, &progress)
 }
 
 fn tell(verified: &Verified, output: &mut Output) -> Result<()> {

@@ -59,14 +59,14 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let mut prepared = Prepared::make(&request, environment, &cancel)?;
     let clones = std::mem::take(&mut prepared.plan.clones);
     let spaces = std::mem::take(&mut prepared.plan.spaces);
-    let Prepared { config, datadir, repository, inventory, plan, .. } = &prepared;
+    let Prepared { config, datadir, destination, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
     let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
-    let upload = repository.begin(&id, config.codec)?;
+    let (upload, sink) = destination.begin(&id, config.codec, inventory.total_bytes())?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());
     let options = EncodeOptions { codec: config.codec, workers: config.workers };
-    let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
+    let mut encoder = Encoder::start(options, sink, cancel.clone(), Arc::clone(&progress))?;
     let pace = encoder.pace();
     let ticker = Ticker::start(Arc::clone(&progress))?;
     report::prepared(&id, &prepared);
@@ -114,7 +114,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     cancel.check()?;
     upload.commit(&manifest, &label)?;
     drop(ticker);
-    report::published(&label, repository);
+    report::published(&label, &**destination);
     session.map_or(Ok(()), Session::done)
 }
 

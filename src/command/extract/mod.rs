@@ -64,7 +64,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
     {
         let _bar = Bar::start(output.may_draw(), "extracting", &progress);
         let wanted = |index: usize| chosen.binary_search(&index).is_ok();
-        decode::restore(&archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
+        decode::restore(&*archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
     }
     tree.finish(&chosen, context.cancel)?;
     destination.dir.sync_file_system()?;

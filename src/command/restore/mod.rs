@@ -23,7 +23,7 @@ use crate::archive::decode::{self, PieceSink};
 use crate::archive::label::Label;
 use crate::archive::manifest::Manifest;
 use crate::archive::progress::Progress;
-use crate::archive::read_at::{FileAt, ReadAt};
+use crate::archive::read_at::ReadAt;
 use crate::cli::RestoreArgs;
 use crate::error::{Class, Error, Result};
 use crate::monitor::bar::Bar;
@@ -41,12 +41,12 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     let plan = Plan::new(&manifest, &wish, context.cancel)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
     let archive = context.repository.open_archive(&label)?;
-    check_length(&label, &archive)?;
+    check_length(&label, &*archive)?;
 
-    let stages = Stages::prepare(&manifest, &plan, context.repository.path())?;
+    let stages = Stages::prepare(&manifest, &plan, context.repository.local_path())?;
     announce(&label, &owners, output)?;
     let tree = Tree::new(&manifest, &owners, stages.dirs()?);
-    fill(&tree, &plan, context, output, &manifest, &archive)?;
+    fill(&tree, &plan, context, output, &manifest, &*archive)?;
     tree.finish(&plan.chosen, context.cancel)?;
     context.cancel.check()?;
     stages.sync()?;
@@ -55,7 +55,7 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
 }
 
 /// A frame that nobody needs may be missing or stand after the end: that is damage all the same.
-fn check_length(label: &Label, archive: &FileAt) -> Result<()> {
+fn check_length(label: &Label, archive: &dyn ReadAt) -> Result<()> {
     let (found, promised) = (archive.len(), label.archive.bytes);
     if found == promised {
         return Ok(());
@@ -86,7 +86,7 @@ fn fill(
     context: &Context<'_>,
     output: &Output,
     manifest: &Manifest,
-    archive: &FileAt,
+    archive: &dyn ReadAt,
 ) -> Result<()> {
     let mut wanted = vec![false; manifest.files.len()];
     let progress = Arc::new(Progress::default());

@@ -1,16 +1,12 @@
-//! Reading a local repository. What is read is hostile until its size, its digest and its names are proved.
+//! Reading backups back. What is read is hostile until its size, its digest and its names are proved.
+//!
+//! A store gives names and bytes; what they mean and whether they can be believed is decided here, once for all of them.
 
-use std::ffi::OsStr;
-use std::io::Read;
-use std::str::FromStr;
-
-use super::local::LocalRepository;
-use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME};
+use super::{Destination, LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME};
 use crate::archive::label::{BackupId, Label};
 use crate::archive::manifest::Manifest;
-use crate::archive::read_at::FileAt;
+use crate::archive::read_at::ReadAt;
 use crate::digest::Digest;
-use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
 
 /// Every backup of a repository.
@@ -22,9 +18,26 @@ pub struct Listing {
     pub broken: Vec<(BackupId, Error)>,
 }
 
-impl LocalRepository {
+/// A destination whose backups can be listed and read back.
+pub trait Repository: Destination {
+    /// The names that are those of backups, sorted; not all of them need have a label.
+    fn ids(&self) -> Result<Vec<BackupId>>;
+
+    /// A small object of a backup, at most `limit` bytes.
+    ///
+    /// Errors: [`Class::NotFound`] if there is no such backup, [`Class::Damage`] if it is larger.
+    fn object(&self, id: &BackupId, name: &str, limit: u64) -> Result<Option<Vec<u8>>>;
+
+    /// The archive of a backup, for reading. A lost one is [`Class::Damage`].
+    fn open_archive(&self, label: &Label) -> Result<Box<dyn ReadAt>>;
+
+    /// Where a backup is, to be shown.
+    fn place_of(&self, id: &BackupId) -> String {
+        format!("{}/{id}", self.place())
+    }
+
     /// Every backup, sorted by id.
-    pub fn list(&self) -> Result<Listing> {
+    fn list(&self) -> Result<Listing> {
         let mut listing = Listing::default();
         for id in self.ids()? {
             match self.label(&id) {
@@ -35,20 +48,13 @@ impl LocalRepository {
         Ok(listing)
     }
 
-    /// The names in the repository that are those of backups, sorted.
-    fn ids(&self) -> Result<Vec<BackupId>> {
-        let named = |name: &OsStr| name.to_str().and_then(|name| BackupId::from_str(name).ok());
-        Ok(self.dir.names()?.iter().filter_map(|name| named(name)).collect())
-    }
-
     /// The label of the backup `id`.
-    pub fn label(&self, id: &BackupId) -> Result<Label> {
-        let dir = self.backup(id)?;
-        if dir.stat(LABEL_NAME)?.is_none() {
+    fn label(&self, id: &BackupId) -> Result<Label> {
+        let Some(text) = self.object(id, LABEL_NAME, LABEL_LIMIT)? else {
             let text = format!("{id} is no backup: it has no label ({LABEL_NAME})");
-            return Err(Error::new(Class::Damage, text).hint(format!("its removal was interrupted: {:?}", dir.path())));
-        }
-        let text = read_bounded(&dir, LABEL_NAME, LABEL_LIMIT)?;
+            let hint = format!("its removal was interrupted: \"{}\"", self.place_of(id));
+            return Err(Error::new(Class::Damage, text).hint(hint));
+        };
         let in_place = |error: Error| Error::new(error.class(), format!("cannot use the label of {id}")).because(error);
         let label = Label::parse(&text).map_err(in_place)?;
         check_names(&label, id)?;
@@ -56,10 +62,10 @@ impl LocalRepository {
     }
 
     /// The backup that the operator means: an id, the unambiguous beginning of one, or `latest`.
-    pub fn resolve(&self, wanted: &str) -> Result<BackupId> {
+    fn resolve(&self, wanted: &str) -> Result<BackupId> {
         let ids = self.ids()?;
         if wanted == "latest" {
-            return self.latest(ids);
+            return latest(self, ids);
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if wanted.is_empty() || !wanted.bytes().all(plain) {
@@ -70,7 +76,7 @@ impl LocalRepository {
             matching = vec![matching[exact]];
         }
         match matching.as_slice() {
-            [] => Err(not_found(format!("there is no backup {wanted:?} in {:?}", self.path()))),
+            [] => Err(not_found(format!("there is no backup {wanted:?} in \"{}\"", self.place()))),
             [id] => Ok((*id).clone()),
             [first, .., last] => {
                 let text = format!("{wanted:?} is the beginning of {} ids, from {first} to {last}", matching.len());
@@ -79,27 +85,8 @@ impl LocalRepository {
         }
     }
 
-    fn latest(&self, ids: Vec<BackupId>) -> Result<BackupId> {
-        let readable = |id: &BackupId| match self.label(id) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!("passing over {id}: {}", crate::error::one_line(&error));
-                false
-            }
-        };
-        let newest = ids.into_iter().rev().find(readable);
-        newest.ok_or_else(|| not_found(format!("there is no backup in {:?}", self.path())))
-    }
-
-    /// The archive of a backup, for reading.
-    pub fn open_archive(&self, label: &Label) -> Result<FileAt> {
-        let dir = self.backup(&label.id)?;
-        let file = dir.open_file(&label.archive.name).map_err(|error| damaged(error, label, "archive"))?;
-        FileAt::new(file, dir.path().join(&label.archive.name))
-    }
-
     /// The manifest of a backup, proved to be the one that the label names.
-    pub fn manifest(&self, label: &Label) -> Result<Manifest> {
+    fn manifest(&self, label: &Label) -> Result<Manifest> {
         let manifest = Manifest::from_stored(&self.manifest_stored(label)?).map_err(|error| {
             Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error)
         })?;
@@ -112,43 +99,44 @@ impl LocalRepository {
     }
 
     /// The stored bytes of a backup's manifest, proved to be those that the label names.
-    pub fn manifest_stored(&self, label: &Label) -> Result<Vec<u8>> {
-        let dir = self.backup(&label.id)?;
-        let path = dir.path().join(MANIFEST_NAME);
-        let text =
-            read_bounded(&dir, MANIFEST_NAME, MANIFEST_LIMIT).map_err(|error| damaged(error, label, "manifest"))?;
+    fn manifest_stored(&self, label: &Label) -> Result<Vec<u8>> {
+        let place = || format!("{}/{MANIFEST_NAME}", self.place_of(&label.id));
+        let Some(text) = self.object(&label.id, MANIFEST_NAME, MANIFEST_LIMIT)? else {
+            return Err(lost(label, "manifest"));
+        };
         if text.len() as u64 != label.manifest.bytes {
             let (found, wanted) = (text.len(), label.manifest.bytes);
-            let text = format!("the manifest {path:?} has {found} bytes: the label promises {wanted}");
+            let text = format!("the manifest \"{}\" has {found} bytes: the label promises {wanted}", place());
             return Err(Error::new(Class::Damage, text));
         }
         if Digest::of(&text) != label.manifest.sha256 {
-            let text = format!("the manifest {path:?} is damaged: its SHA-256 is not the label's");
+            let text = format!("the manifest \"{}\" is damaged: its SHA-256 is not the label's", place());
             return Err(Error::new(Class::Damage, text));
         }
         Ok(text)
     }
-
-    fn backup(&self, id: &BackupId) -> Result<Dir> {
-        self.dir.open_dir(id.as_str()).map_err(|error| match error.os_error() {
-            Some(nix::libc::ENOENT) => not_found(format!("there is no backup {id} in {:?}", self.path())),
-            _ => error,
-        })
-    }
 }
 
-fn not_found(text: String) -> Error {
+fn latest<R: Repository + ?Sized>(repository: &R, ids: Vec<BackupId>) -> Result<BackupId> {
+    let readable = |id: &BackupId| match repository.label(id) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!("passing over {id}: {}", crate::error::one_line(&error));
+            false
+        }
+    };
+    let newest = ids.into_iter().rev().find(readable);
+    newest.ok_or_else(|| not_found(format!("there is no backup in \"{}\"", repository.place())))
+}
+
+/// What was asked for is not there.
+pub(super) fn not_found(text: String) -> Error {
     Error::new(Class::NotFound, text).hint("`wsrep_sst_backup list` shows what there is")
 }
 
-/// A part of a backup that is missing is damage, and any other failure what it is.
-fn damaged(error: Error, label: &Label, what: &str) -> Error {
-    match error.os_error() {
-        Some(nix::libc::ENOENT | nix::libc::ELOOP) => {
-            Error::new(Class::Damage, format!("the backup {} has lost its {what}", label.id)).because(error)
-        }
-        _ => error,
-    }
+/// A backup has a label and lacks what it names.
+pub(super) fn lost(label: &Label, what: &str) -> Error {
+    Error::new(Class::Damage, format!("the backup {} has lost its {what}", label.id))
 }
 
 /// Names out of a label are never used as paths unless they are the ones that this program writes.
@@ -164,15 +152,4 @@ fn check_names(label: &Label, id: &BackupId) -> Result<()> {
         return wrong(format!("the label of {id} names a manifest {:?}", label.manifest.name));
     }
     Ok(())
-}
-
-fn read_bounded(dir: &Dir, name: &str, limit: u64) -> Result<Vec<u8>> {
-    let path = dir.path().join(name);
-    let mut text = Vec::new();
-    let read = dir.open_file(name)?.take(limit + 1).read_to_end(&mut text);
-    read.map_err(|cause| Error::io("read", &path, cause))?;
-    if text.len() as u64 > limit {
-        return Err(Error::new(Class::Damage, format!("{path:?} is larger than {limit} bytes")));
-    }
-    Ok(text)
 }
