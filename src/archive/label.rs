@@ -76,7 +76,7 @@ pub struct Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// Cloned inside the frozen window, read after it; what could not be cloned, as for `precopy` or `locked`.
+    /// Cloned before the frozen window, inside it again what changed since, and read after it; what could not be cloned, as for `precopy` or `locked`.
     Clone,
     /// Read before the frozen window, and inside it again what changed since.
     Precopy,

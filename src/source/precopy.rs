@@ -1,5 +1,8 @@
 //! Copying ahead: passes over the files while the server still writes, so that the frozen window has less to copy.
 //!
+//! That goes for clones as for what is read ([`clone_ahead`]): a clone takes some 20 µs for each file, and a look at the
+//! file, which is all that the window then needs, a tenth of that.
+//!
 //! Nothing has to be true of such a copy but what the ledger notes: under which fingerprint it was made. The window's
 //! settling compares that with the file as it is then, and copies again what differs. While nobody holds still, files may
 //! vanish, get other names, shrink or be replaced: they are found to be different or gone.
@@ -13,6 +16,9 @@
 //! * A write through a shared mapping is stamped only when the page was clean before. MyISAM can map its data
 //!   (`myisam_use_mmap`), the server maps `tc.log`: both are copied inside the window, after the server has closed them.
 //! * Files of engines that the server does not freeze may be mapped as well.
+//!
+//! What is cloned ahead and cloned again in the window leaves a range that nobody reads. It holds the blocks that the
+//! server overwrote between the two; the watch on free space counts them like all that clones hold.
 
 use std::time::Duration;
 
@@ -66,6 +72,19 @@ pub fn precopy(
         }
     }
     Ok(passes)
+}
+
+/// Clones the files for which `wanted` holds, in one pass; right before the server is asked to hold still.
+///
+/// One pass: what it misses costs the window no more than a clone. If the files move so that they cannot be looked at,
+/// all of them are left to the window.
+pub fn clone_ahead(settling: &mut Settling<'_>, files: &mut dyn Files, wanted: &dyn Fn(&Found) -> bool) -> Result<()> {
+    let clock = Clock::new(MARGIN);
+    let worth = |found: &Found, now: Stamp| wanted(found) && is_worth_it(found, clock, now);
+    if let Some(ahead) = settling.copy_ahead(files, &worth)? {
+        info!("cloned {} of {} bytes before the window", ahead.copied_bytes, ahead.total_bytes);
+    }
+    Ok(())
 }
 
 fn is_worth_it(found: &Found, clock: Clock, now: Stamp) -> bool {

@@ -32,7 +32,7 @@
 //! With the log copied *before* a page (MariaDB's own rsync script does so) the page is from the log's future, and with a
 //! checkpoint in between recovery skips records whose pages we do not hold: hence 2 and 3.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -158,6 +158,8 @@ struct Copy {
     young: bool,
     /// The file was shorter than announced, or has to be copied in another way.
     short: bool,
+    /// The number of the last survey that showed the file.
+    seen: u64,
 }
 
 /// Copies on their way to one instant, with the ledger of what was copied under which fingerprint.
@@ -168,6 +170,7 @@ pub struct Settling<'a> {
     ledger: HashMap<Key, Copy>,
     /// When the last survey began.
     asked: Stamp,
+    surveys: u64,
     turn: u64,
     copied: u64,
     copied_again: u64,
@@ -182,6 +185,7 @@ impl<'a> Settling<'a> {
             cancel,
             ledger: HashMap::new(),
             asked: Stamp::default(),
+            surveys: 0,
             turn: 0,
             copied: 0,
             copied_again: 0,
@@ -241,21 +245,24 @@ impl<'a> Settling<'a> {
         Err(unsettled(max_passes, &names))
     }
 
-    fn compare(&self, inventory: &Inventory) -> Difference {
+    fn compare(&mut self, inventory: &Inventory) -> Difference {
         let mut changed = Vec::new();
-        let mut unseen: HashSet<&Key> = self.ledger.keys().collect();
+        self.surveys += 1;
         for (at, found) in inventory.files.iter().enumerate() {
             if found.class == FileClass::LogTable {
                 continue;
             }
-            let key = found.key();
-            unseen.remove(&key);
-            match self.ledger.get(&key) {
-                Some(copy) if same_state(&copy.found, found) && !copy.young && !copy.short => {}
-                _ => changed.push(at),
+            let copy = self.ledger.get_mut(&found.key());
+            let is_good = copy.is_some_and(|copy| {
+                copy.seen = self.surveys;
+                same_state(&copy.found, found) && !copy.young && !copy.short
+            });
+            if !is_good {
+                changed.push(at);
             }
         }
-        let mut gone: Vec<Key> = unseen.into_iter().cloned().collect();
+        let unseen = self.ledger.iter().filter(|(_, copy)| copy.seen != self.surveys);
+        let mut gone: Vec<Key> = unseen.map(|(key, _)| key.clone()).collect();
         gone.sort();
         Difference { changed, gone }
     }
@@ -327,7 +334,8 @@ impl<'a> Settling<'a> {
         if again {
             self.copied_again = self.copied_again.saturating_add(found.bytes());
         }
-        self.ledger.insert(key, Copy { found: found.clone(), turn: self.turn, young, short: false });
+        let copy = Copy { found: found.clone(), turn: self.turn, young, short: false, seen: self.surveys };
+        self.ledger.insert(key, copy);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "and waits for real servers by the real clock")]
 
 mod bench;
+mod bench_live;
 mod cycle;
 mod death;
 mod demo;

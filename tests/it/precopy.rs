@@ -12,7 +12,7 @@ use crate::server::{DIALOGUE, Donor, GTID, Stage, wait_until};
 use crate::tree;
 
 /// Waits until everything below `datadir` was left alone for so long that it is copied before the window.
-fn grow_old(datadir: &Path) {
+pub fn grow_old(datadir: &Path) {
     let age = |name: &String| {
         let (now, nanoseconds) = wsrep_sst_backup::sys::file_clock();
         let changed = fs::symlink_metadata(datadir.join(name)).unwrap();
@@ -22,7 +22,7 @@ fn grow_old(datadir: &Path) {
 }
 
 /// Drops, renames, truncates, replaces and grows tables.
-fn disturb(datadir: &Path) {
+pub fn disturb(datadir: &Path) {
     let shop = datadir.join("shop");
     fs::remove_dir_all(datadir.join("dropped")).unwrap();
     fs::remove_file(shop.join("gone.frm")).unwrap();
@@ -33,7 +33,7 @@ fn disturb(datadir: &Path) {
     fs::write(shop.join("created.ibd"), vec![9; 70_000]).unwrap();
 }
 
-fn datadir() -> tempfile::TempDir {
+pub fn datadir() -> tempfile::TempDir {
     let there = tree::small();
     fs::create_dir(there.path().join("dropped")).unwrap();
     for name in ["dropped/t.ibd", "shop/gone.frm", "shop/old.ibd", "shop/short.ibd", "shop/replaced.ibd"] {

@@ -24,14 +24,14 @@ use self::label::{Origin, Times};
 use self::members::Members;
 use self::space::SpaceWatch;
 use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
-use crate::archive::label::BackupId;
+use crate::archive::label::{BackupId, Source};
 use crate::archive::progress::Progress;
 use crate::cancel::Cancel;
 use crate::config::Environment;
 use crate::error::Result;
 use crate::monitor::Ticker;
 use crate::source::live::Live;
-use crate::source::precopy::precopy;
+use crate::source::precopy::{clone_ahead, precopy};
 use crate::source::settle::{Rules, Settled, Settling};
 use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
@@ -78,6 +78,10 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     pace.limit(config.rate_limit);
     precopy(&mut settling, &mut live, plan.passes_ahead, &|found| plan.is_left(found), &cancel)?;
     pace.limit(None);
+    let space = SpaceWatch::start(spaces, &cancel)?;
+    if plan.source == Source::Clone {
+        clone_ahead(&mut settling, &mut live, &|found| plan.is_cloned(found))?;
+    }
 
     let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
     let asked = Instant::now();
@@ -96,7 +100,6 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
 
     let position = session.position().clone();
     let session = release(session, &prepared, &mut watch)?;
-    let space = SpaceWatch::start(spaces, &cancel)?;
     gentle::make_way(config.nice, config.ionice)?;
     pace.limit(config.rate_limit);
     let warnings = copies.stream(&settled, position.gtid())?;

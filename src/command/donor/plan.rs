@@ -1,6 +1,6 @@
 //! Chooses how the files are held still, while nobody waits: tries to clone on every file system, and looks at its space.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) source: Source,
     /// Where files are cloned.
     pub(super) clones: Clones,
+    /// The devices of the files that are cloned.
+    cloned: BTreeSet<u64>,
     /// Passes before the window, for what is not cloned.
     pub(super) passes_ahead: u32,
     /// What has to be looked after while clones are held.
@@ -43,7 +45,13 @@ struct Device<'a> {
 impl Plan {
     /// What `config` asks for, as far as the file systems can do it. One line of the log says what it is.
     pub(super) fn choose(config: &Config, datadir: &Datadir, inventory: &Inventory) -> Result<Self> {
-        let mut plan = Self { source: Source::Locked, clones: Clones::default(), passes_ahead: 0, spaces: Vec::new() };
+        let mut plan = Self {
+            source: Source::Locked,
+            clones: Clones::default(),
+            cloned: BTreeSet::new(),
+            passes_ahead: 0,
+            spaces: Vec::new(),
+        };
         let mut reasons = Vec::new();
         if matches!(config.source, SourceChoice::Auto | SourceChoice::Clone) {
             for (number, device) in &devices(inventory) {
@@ -72,7 +80,12 @@ impl Plan {
 
     /// Whether this file is copied, not cloned.
     pub(super) fn is_left(&self, found: &Found) -> bool {
-        found.kind == EntryKind::File && !self.clones.can(found.print.dev)
+        found.kind == EntryKind::File && !self.cloned.contains(&found.print.dev)
+    }
+
+    /// Whether this file is cloned, if it can be.
+    pub(super) fn is_cloned(&self, found: &Found) -> bool {
+        found.kind == EntryKind::File && self.cloned.contains(&found.print.dev)
     }
 
     /// Prepares for clones on a file system; says why not, if they are not possible.
@@ -102,6 +115,7 @@ impl Plan {
         if free < reserve {
             warn!("{directory:?} has {shown} free while clones are held, less than clone-reserve ({wanted})");
         }
+        self.cloned.insert(number);
         self.spaces.push(Space { directory, file, floor: reserve / FLOOR_PART });
         Ok(None)
     }

@@ -31,7 +31,7 @@ pub(super) fn prepared(id: &BackupId, prepared: &Prepared) {
 }
 
 pub(super) fn frozen(position: &Position, flush: Duration) {
-    info!("window opened: the server is frozen at {}, its flush took {} ms", position.gtid(), flush.as_millis());
+    info!("window opened: the server is frozen at {}, its flush took {:.1} ms", position.gtid(), milliseconds(flush));
 }
 
 pub(super) fn agreement(agreement: Agreement) {
@@ -46,11 +46,16 @@ pub(super) fn thawed(frozen: Duration, settled: &Settled) {
         bytes => format!("{} copied again", human::size(bytes)),
     };
     info!(
-        "window closed: the server was frozen for {} ms; settled in {} passes, {again}",
-        frozen.as_millis(),
+        "window closed: the server was frozen for {:.1} ms; settled in {} passes, {again}",
+        milliseconds(frozen),
         settled.passes
     );
     grown(settled);
+}
+
+/// With a fraction: a window of clones is a few of them.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Redo that the server wrote after its last copy was begun: what it undid inside the window.

@@ -87,25 +87,12 @@ pub enum Moment {
 impl Cluster<'_> {
     /// Runs garbd, which asks `donor` for a backup and leaves.
     pub fn ask(&self, donor: &Node) {
-        let (own, incoming) = (Port::free(), Port::free());
-        let mut garbd = Command::new("garbd");
-        garbd.arg("--address").arg(format!(
-            "gcomm://{}?gmcast.listen_addr=tcp://127.0.0.1:{}",
-            donor.address(),
-            own.number()
-        ));
-        garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
-        garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
-        garbd.arg("--log").arg(self.dir.join("garbd.log")).current_dir(&self.dir);
-        must("garbd", &mut garbd, Duration::from_secs(60));
+        ask(&self.dir, donor);
     }
 
     /// All labels in the repository, oldest first.
     pub fn labels(&self) -> Vec<Label> {
-        let mut dirs: Vec<PathBuf> =
-            std::fs::read_dir(&self.repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
-        dirs.sort();
-        dirs.into_iter().filter_map(Label::read).collect()
+        labels(&self.repository)
     }
 
     /// The names of everything in the repository.
@@ -123,21 +110,7 @@ impl Cluster<'_> {
 
     /// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups.
     pub fn outcome(&self, donor: &Node, known: usize, mark: usize) -> Outcome {
-        until("a backup or a failure", PATIENCE, || {
-            // The server's word first: it speaks after the label is there.
-            let log = donor.log(mark);
-            let line = log.lines().find(|line| {
-                line.contains("State transfer to")
-                    && line.contains(&format!("({})", donor.name))
-                    && !line.contains("(garb)")
-            })?;
-            if line.contains(" failed: ") {
-                return Some(Outcome::Failed(line.to_owned()));
-            }
-            let mut labels = self.labels();
-            assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
-            labels.pop().map(Outcome::Published)
-        })
+        outcome(donor, &self.repository, known, mark)
     }
 
     /// A backup by `donor`, which must succeed and come back to Synced.
@@ -205,6 +178,48 @@ impl Cluster<'_> {
         self.operate(&["restore", label.id(), "--target", text(&target)]);
         target
     }
+}
+
+/// Runs garbd in `dir`, which asks `donor` for a backup and leaves.
+pub fn ask(dir: &Path, donor: &Node) {
+    let (own, incoming) = (Port::free(), Port::free());
+    let mut garbd = Command::new("garbd");
+    garbd.arg("--address").arg(format!(
+        "gcomm://{}?gmcast.listen_addr=tcp://127.0.0.1:{}",
+        donor.address(),
+        own.number()
+    ));
+    garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
+    garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
+    garbd.arg("--log").arg(dir.join("garbd.log")).current_dir(dir);
+    must("garbd", &mut garbd, Duration::from_secs(60));
+}
+
+/// All labels in `repository`, oldest first.
+pub fn labels(repository: &Path) -> Vec<Label> {
+    let mut dirs: Vec<PathBuf> =
+        std::fs::read_dir(repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
+    dirs.sort();
+    dirs.into_iter().filter_map(Label::read).collect()
+}
+
+/// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups in `repository`.
+pub fn outcome(donor: &Node, repository: &Path, known: usize, mark: usize) -> Outcome {
+    until("a backup or a failure", PATIENCE, || {
+        // The server's word first: it speaks after the label is there.
+        let log = donor.log(mark);
+        let line = log.lines().find(|line| {
+            line.contains("State transfer to")
+                && line.contains(&format!("({})", donor.name))
+                && !line.contains("(garb)")
+        })?;
+        if line.contains(" failed: ") {
+            return Some(Outcome::Failed(line.to_owned()));
+        }
+        let mut labels = labels(repository);
+        assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
+        labels.pop().map(Outcome::Published)
+    })
 }
 
 /// A donor run that stands still inside the window.
@@ -307,8 +322,13 @@ pub struct Writes(Process);
 impl Writes {
     /// Starts a steady stream of transactions, and waits until some have come through.
     pub fn start(node: &Node) -> Self {
+        Self::over(node, 2, 5_000)
+    }
+
+    /// The same over so many tables, and this many rows of each.
+    pub fn over(node: &Node, tables: u32, rows: u32) -> Self {
         let before = node.last_committed();
-        let mut command = sysbench(node, 2, 5_000);
+        let mut command = sysbench(node, tables, rows);
         command.args(["--time=0", "--rate=150", "--mysql-ignore-errors=all", "run"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut writes = Self(Process::spawn("sysbench", &mut command));
