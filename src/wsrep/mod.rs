@@ -7,5 +7,6 @@ pub mod last_resort;
 pub mod request;
 pub mod server_process;
 pub mod session;
+pub mod stand_in;
 pub mod stdin;
 pub mod watch;

@@ -23,7 +23,7 @@ use crate::cancel::{Cancel, Reason};
 use crate::error::{Class, Error, Result};
 
 /// The signals that end a run in good order.
-const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+pub(super) const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// How long a run that was told to stop may take to close its window by itself.
 const GRACE: Duration = Duration::from_secs(5);

@@ -36,6 +36,24 @@ const SURVEYS: u32 = 3;
 /// How long to wait after such a look.
 const BETWEEN_SURVEYS: Duration = Duration::from_millis(200);
 
+/// What was asked for and configured.
+pub(super) struct Settings {
+    pub(super) address: Address,
+    pub(super) config: Config,
+    pub(super) variables: ServerVariables,
+}
+
+impl Settings {
+    /// Reads the address and the option files.
+    pub(super) fn read(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
+        let address = Address::parse(&request.address)?;
+        let files = OptionFiles::of_server(environment, &request.defaults)?;
+        let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
+        let variables = server::variables(request, &files.server(cancel)?, environment);
+        Ok(Self { address, config, variables })
+    }
+}
+
 /// Everything that a run needs before the window.
 pub(super) struct Prepared {
     pub(super) address: Address,
@@ -56,12 +74,9 @@ impl Prepared {
         self.config.release == Release::Held && self.plan.source == Source::Clone
     }
 
-    /// Reads the configuration, takes the lock, tries the repository, and looks at every file.
-    pub(super) fn make(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
-        let address = Address::parse(&request.address)?;
-        let files = OptionFiles::of_server(environment, &request.defaults)?;
-        let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
-        let variables = server::variables(request, &files.server(cancel)?, environment);
+    /// Takes the lock, tries the repository, and looks at every file.
+    pub(super) fn make(settings: Settings, cancel: &Cancel) -> Result<Self> {
+        let Settings { address, config, variables } = settings;
         let only_run = lock(&variables.datadir)?;
         let destination = Box::new(LocalRepository::open(config.destination(address.destination.as_ref())?)?);
         destination.probe_writable()?;

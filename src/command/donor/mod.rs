@@ -18,7 +18,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::before::Prepared;
+use self::before::{Prepared, Settings};
 use self::copies::Copies;
 use self::label::{Origin, Times};
 use self::members::Members;
@@ -28,6 +28,7 @@ use crate::archive::label::{BackupId, Source};
 use crate::archive::progress::Progress;
 use crate::cancel::Cancel;
 use crate::config::Environment;
+use crate::config::choice::Release;
 use crate::error::Result;
 use crate::monitor::Ticker;
 use crate::source::live::Live;
@@ -39,6 +40,7 @@ use crate::wsrep::last_resort;
 use crate::wsrep::request::Request;
 use crate::wsrep::server_process::ServerProcess;
 use crate::wsrep::session::{Frozen, Released, Session};
+use crate::wsrep::stand_in::StandIn;
 use crate::wsrep::stdin;
 use crate::wsrep::watch::Watch;
 
@@ -48,15 +50,18 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let request = Request::parse(args)?;
     let cancel = Cancel::default();
     let server = Arc::new(ServerProcess::find()?);
+    report::asked(&request);
+    let settings = if request.bypass { None } else { Some(Settings::read(&request, environment, &cancel)?) };
+    let held = settings.as_ref().is_some_and(|settings| settings.config.release == Release::Held);
+    let stand_in = if held { Some(StandIn::leave()?) } else { None };
     let mut watch = Watch::start(&cancel, Some(Box::new(Arc::clone(&server))))?;
     stdin::drain(std::io::stdin().as_fd(), &cancel)?;
-    report::asked(&request);
     let session = Session::on_stdout(request.progress);
-    if request.bypass {
+    let Some(settings) = settings else {
         return session.bypass(Position::asked(request.gtid, request.gtid_domain))?.done();
-    }
+    };
 
-    let mut prepared = Prepared::make(&request, environment, &cancel)?;
+    let mut prepared = Prepared::make(settings, &cancel)?;
     let clones = std::mem::take(&mut prepared.plan.clones);
     let spaces = std::mem::take(&mut prepared.plan.spaces);
     let Prepared { config, datadir, destination, inventory, plan, .. } = &prepared;
@@ -99,7 +104,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     datadir.check_complete(&settled.inventory)?;
 
     let position = session.position().clone();
-    let session = release(session, &prepared, &mut watch)?;
+    let session = release(session, stand_in, &prepared, &mut watch)?;
     gentle::make_way(config.nice, config.ionice)?;
     pace.limit(config.rate_limit);
     let warnings = copies.stream(&settled, position.gtid())?;
@@ -158,12 +163,16 @@ fn settle_in_window(
 /// Says `done` now if the operator wants the node back when its files are held; returns what is left to be said.
 ///
 /// The clones are ours alone: from here on the server may end, and another one may start and write.
-fn release(session: Session<Released>, prepared: &Prepared, watch: &mut Watch) -> Result<Option<Session<Released>>> {
-    if !prepared.is_released_early() {
-        return Ok(Some(session));
-    }
+fn release(
+    session: Session<Released>,
+    stand_in: Option<StandIn>,
+    prepared: &Prepared,
+    watch: &mut Watch,
+) -> Result<Option<Session<Released>>> {
+    let Some(stand_in) = stand_in.filter(|_| prepared.is_released_early()) else { return Ok(Some(session)) };
     watch.server_may_go();
     session.done()?;
+    stand_in.dismiss()?;
     report::released_early();
     Ok(None)
 }

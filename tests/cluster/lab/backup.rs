@@ -268,13 +268,22 @@ fn stop(pid: Pid) {
     kill(pid, Signal::SIGSTOP).expect("the run is there");
 }
 
-/// The process of `program` in the group of the server that runs it.
+/// The process of `program` that does the work, in the group of the server that runs it.
 fn run_of(server: Pid, program: &Path) -> Option<Pid> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw)).find(|pid| {
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    let is_ours = |pid: &Pid| {
         std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
             && nix::unistd::getpgid(Some(*pid)) == Ok(server)
-    })
+    };
+    let ours: Vec<(Pid, Pid)> = pids.filter(is_ours).filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
+    // With `release = held` a second one stands in for it: its parent.
+    ours.iter().find(|(pid, _)| ours.iter().all(|(_, parent)| parent != pid)).map(|(pid, _)| *pid)
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
 /// The bytes that a process has read.
