@@ -181,6 +181,11 @@ impl<W: Write + Send + 'static> Encoder<W> {
         Ok(short)
     }
 
+    /// Waits until everything added so far is read, compressed and written: what comes next waits for nothing then.
+    pub fn rest(&mut self) -> Result<()> {
+        self.stream.rest()
+    }
+
     /// Takes a member out of the manifest. Unless its path is added again, the manifest lists it as excluded, with the
     /// reason [`VANISHED`], and so does [`REMOVED_LIST`].
     pub fn forget(&mut self, id: EntryId) {

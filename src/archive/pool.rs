@@ -32,6 +32,9 @@ use crate::relpath::RelPath;
 /// How often somebody who waits looks whether the run was stopped.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How often somebody who waits for all frames to be written looks.
+const REST: Duration = Duration::from_millis(2);
+
 /// How long a run that failed waits for its threads. One that a disk or a dead file server holds is left behind: it ends
 /// with the process, and must not keep the process from telling the server what happened.
 const PARTING: Duration = Duration::from_millis(200);
@@ -73,9 +76,11 @@ impl Slot {
         Self { sequence: 0, raw: vec![0; FRAME_BYTES], fill: 0, runs: Vec::new(), stored: Vec::new() }
     }
 
-    /// How many files the slot holds open.
+    /// How many files the slot holds open; the clones of a file system are one.
     pub(super) fn open_files(&self) -> usize {
-        self.runs.iter().filter(|run| run.from.is_some()).count()
+        let files: Vec<&Arc<File>> =
+            self.runs.iter().filter_map(|run| run.from.as_ref()).map(|from| &from.file).collect();
+        files.len() - files.windows(2).filter(|pair| Arc::ptr_eq(pair[0], pair[1])).count()
     }
 
     /// The next `len` bytes of the frame, which hold whatever the slot held before.
@@ -165,6 +170,8 @@ pub(super) struct Pool<W> {
     /// Every thread holds a sender: it is disconnected when all have ended.
     ended: Receiver<()>,
     submitted: u32,
+    /// How many there are.
+    slots: usize,
 }
 
 impl<W: Write + Send + 'static> Pool<W> {
@@ -180,7 +187,8 @@ impl<W: Write + Send + 'static> Pool<W> {
         let (done_in, done) = unbounded();
         let (alive, ended) = bounded(0);
         // One that is laid out, one that is written, one per worker, and some that wait for either.
-        for _ in 0..workers.get() + workers.get() / 2 + 2 {
+        let slots = workers.get() + workers.get() / 2 + 2;
+        for _ in 0..slots {
             let _ = free_in.send(Slot::new());
         }
         let shared = Arc::new(Shared {
@@ -191,7 +199,8 @@ impl<W: Write + Send + 'static> Pool<W> {
             found: Mutex::default(),
             changed: Condvar::new(),
         });
-        let mut pool = Self { shared: Arc::clone(&shared), free, jobs: Some(jobs), writer: None, ended, submitted: 0 };
+        let shared_here = Arc::clone(&shared);
+        let mut pool = Self { shared: shared_here, free, jobs: Some(jobs), writer: None, ended, submitted: 0, slots };
         for index in 0..workers.get() {
             let compressor = Compressor::new(codec)
                 .map_err(|cause| Error::new(Class::Io, "cannot set up the compression").because(cause))?;
@@ -210,6 +219,11 @@ impl<W: Write + Send + 'static> Pool<W> {
     /// The pace of reading.
     pub(super) fn pace(&self) -> Pace {
         self.shared.pace.clone()
+    }
+
+    /// Waits until the caller itself may read `bytes`.
+    pub(super) fn take_pace(&self, bytes: usize) -> Result<()> {
+        self.shared.pace.take(bytes, &self.shared.cancel)
     }
 
     /// Stops everything without a failure of its own: the caller has told it.
@@ -255,6 +269,16 @@ impl<W: Write + Send + 'static> Pool<W> {
             }
         }
         Ok(std::mem::take(&mut found.short))
+    }
+
+    /// Waits until every submitted frame is written.
+    pub(super) fn rest(&self) -> Result<()> {
+        while self.free.len() < self.slots {
+            self.shared.check()?;
+            // The slots come back on the channel that only this thread takes from.
+            self.shared.cancel.sleep(REST)?;
+        }
+        Ok(())
     }
 
     /// The pieces of every frame that was read, in the order of the archive.

@@ -111,6 +111,7 @@ impl<W: Write + Send + 'static> TarStream<W> {
                 // `size` is the length of `bytes`: it fits a usize.
                 Contents::Bytes(bytes) => part.copy_from_slice(&bytes[done as usize..done as usize + len]),
                 Contents::File(file, path, base) if at_once => {
+                    self.pool.take_pace(len)?;
                     if !read_or_zero(file, path, base + done, part)? {
                         self.short.insert(entry);
                     }
@@ -150,6 +151,12 @@ impl<W: Write + Send + 'static> TarStream<W> {
         let mut short = std::mem::take(&mut self.short);
         short.append(&mut self.pool.wait_read()?);
         Ok(short)
+    }
+
+    /// Waits until every byte so far is written.
+    pub(super) fn rest(&mut self) -> Result<()> {
+        self.cut()?;
+        self.pool.rest()
     }
 
     /// The pieces of every frame that was read, in the order of the archive.

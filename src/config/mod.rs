@@ -64,6 +64,8 @@ pub struct Config {
     pub clone_reserve: Reserve,
     /// The most passes over the files before the server is frozen.
     pub precopy_passes: u32,
+    /// How long a file must not have been written to be copied before that.
+    pub precopy_quiet: Duration,
     /// When the node may join its cluster again.
     pub release: Release,
     /// Niceness of all threads after the frozen window.
@@ -157,6 +159,7 @@ impl Resolving {
             source: draft.source,
             clone_reserve: draft.clone_reserve,
             precopy_passes: draft.precopy_passes,
+            precopy_quiet: draft.precopy_quiet,
             release: draft.release,
             nice: draft.nice,
             ionice: draft.ionice,

@@ -98,7 +98,12 @@ impl Clones {
         let mut store =
             Store { file: Arc::new(file), directory: directory.to_owned(), block, end: 0, waits_for_writes };
         if let Err(cause) = store.probe(sample) {
-            return if is_inability(cause) { Ok(Err(cause)) } else { Err(store.failed("clone into a file in", cause)) };
+            let full = matches!(cause, Errno::ENOSPC | Errno::EDQUOT);
+            return if full || is_inability(cause) {
+                Ok(Err(cause))
+            } else {
+                Err(store.failed("clone into a file in", cause))
+            };
         }
         let file = Arc::clone(&store.file);
         self.stores.insert(device, store);
@@ -138,11 +143,6 @@ impl Clones {
     pub fn remove(&mut self, device: u64) {
         self.stores.remove(&device);
     }
-}
-
-/// Bytes that this user can still write to the file system of `file`.
-pub fn free_bytes(file: &File) -> nix::Result<u64> {
-    fstatvfs(file).map(|found| found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 impl Store {

@@ -70,6 +70,16 @@ pub trait Held {
     /// shorter than announced or because it has to be copied in another way.
     fn barrier(&mut self) -> Result<Vec<Key>>;
 
+    /// Returns when nothing of the copies so far is left to be done.
+    fn rest(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether this file is held without being read.
+    fn is_cloned(&self, _found: &Found) -> bool {
+        false
+    }
+
     /// Whether copying this file waits for every write that was begun before: then [`Clock::in_flight`] does not matter.
     fn waits_for_writes(&self, _found: &Found) -> bool {
         false
@@ -138,8 +148,21 @@ pub fn settle(files: &mut dyn Files, held: &mut dyn Held, rules: &Rules, cancel:
 pub struct Ahead {
     /// Bytes that the pass copied.
     pub copied_bytes: u64,
+    /// Bytes of the files that are to be copied before the window, and not yet.
+    pub later_bytes: u64,
     /// Bytes of all files.
     pub total_bytes: u64,
+}
+
+/// When a file is to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// In this pass.
+    Now,
+    /// In a later one before the window, if there is one.
+    Later,
+    /// Inside the window, or in another way.
+    Never,
 }
 
 /// What a survey shows to be different from the copies: indices into the inventory, and keys of the ledger.
@@ -199,7 +222,7 @@ impl<'a> Settling<'a> {
     pub fn copy_ahead(
         &mut self,
         files: &mut dyn Files,
-        worth: &dyn Fn(&Found, Stamp) -> bool,
+        worth: &dyn Fn(&Found, Stamp, &dyn Held) -> Worth,
     ) -> Result<Option<Ahead>> {
         self.cancel.check()?;
         self.asked = files.now();
@@ -212,14 +235,28 @@ impl<'a> Settling<'a> {
             }
         };
         let mut difference = self.compare(&inventory);
-        difference.changed.retain(|at| inventory.files.get(*at).is_some_and(|found| worth(found, self.asked)));
+        let mut later_bytes = 0;
+        difference.changed.retain(|at| {
+            let Some(found) = inventory.files.get(*at) else { return false };
+            let worth = worth(found, self.asked, &*self.held);
+            if worth == Worth::Later {
+                later_bytes += found.bytes();
+            }
+            worth == Worth::Now
+        });
         for key in &difference.gone {
             self.forget(key)?;
         }
         let before = self.copied;
         let changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
         self.copy_turn(files, &changed)?;
-        Ok(Some(Ahead { copied_bytes: self.copied - before, total_bytes: inventory.total_bytes() }))
+        let (copied_bytes, total_bytes) = (self.copied - before, inventory.total_bytes());
+        Ok(Some(Ahead { copied_bytes, later_bytes, total_bytes }))
+    }
+
+    /// Returns when nothing of the copies so far is left to be done: the window's own would wait behind it.
+    pub fn rest(&mut self) -> Result<()> {
+        self.held.rest()
     }
 
     /// Copies the files until all copies show one instant; see [`settle`].

@@ -70,6 +70,24 @@ fn what_changed_since_it_was_copied_is_copied_again_and_what_is_gone_is_gone() {
 }
 
 #[test]
+fn what_was_written_within_the_quiet_time_is_left_to_the_window() {
+    let there = datadir();
+    grow_old(there.path());
+    let donor = Donor::new().datadir_at(there.path()).set("SOURCE", "precopy");
+    let donor = donor.set("PRECOPY_QUIET", "1h").set("PRECOPY_PASSES", "1");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    outcome.never_says("before the window copied");
+}
+
+#[test]
+fn what_was_written_just_now_is_waited_for() {
+    let there = datadir();
+    let donor = Donor::new().datadir_at(there.path()).set("SOURCE", "precopy").set("PRECOPY_QUIET", "2s");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    outcome.says("waiting for them to be at rest").says("before the window copied");
+}
+
+#[test]
 fn files_that_come_and_go_during_the_passes_do_no_harm() {
     let there = tree::incompressible(2 << 20);
     let churn = there.path().join("shop");

@@ -63,7 +63,7 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
     }
 
     /// Whether this file is held as a clone, or would be.
-    fn is_cloned(&self, found: &Found) -> bool {
+    fn is_held_as_clone(&self, found: &Found) -> bool {
         self.clones.can(found.print.dev) && !self.refused.contains(&found.key())
     }
 
@@ -91,7 +91,7 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
 
 impl<W: Write + Send + 'static> Held for Copies<'_, W> {
     fn copy(&mut self, found: &Found) -> Result<Copied> {
-        if found.kind == EntryKind::File && self.is_cloned(found) {
+        if found.kind == EntryKind::File && self.is_held_as_clone(found) {
             return self.clone(found);
         }
         self.ranges.remove(&found.key());
@@ -116,7 +116,15 @@ impl<W: Write + Send + 'static> Held for Copies<'_, W> {
         Ok(again)
     }
 
+    fn rest(&mut self) -> Result<()> {
+        self.members.rest()
+    }
+
+    fn is_cloned(&self, found: &Found) -> bool {
+        self.is_held_as_clone(found)
+    }
+
     fn waits_for_writes(&self, found: &Found) -> bool {
-        self.is_cloned(found) && self.clones.waits_for_writes(found.print.dev)
+        self.is_held_as_clone(found) && self.clones.waits_for_writes(found.print.dev)
     }
 }

@@ -32,7 +32,7 @@ use crate::config::choice::Release;
 use crate::error::Result;
 use crate::monitor::Ticker;
 use crate::source::live::Live;
-use crate::source::precopy::{clone_ahead, precopy};
+use crate::source::precopy::{Limits, clone_ahead, precopy};
 use crate::source::settle::{Rules, Settled, Settling};
 use crate::sys;
 use crate::wsrep::answer::{Answers, Position};
@@ -80,12 +80,17 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let rules = Rules::locked();
     let mut live = Live::new(datadir, &cancel);
     let mut settling = Settling::new(&mut copies, &rules, &cancel);
-    pace.limit(config.rate_limit);
-    precopy(&mut settling, &mut live, plan.passes_ahead, &|found| plan.is_left(found), &cancel)?;
-    pace.limit(None);
     let space = SpaceWatch::start(spaces, &cancel)?;
+    // What cannot be cloned shows when it is tried, and is then copied like the files of other file systems.
     if plan.source == Source::Clone {
-        clone_ahead(&mut settling, &mut live, &|found| plan.is_cloned(found))?;
+        clone_ahead(&mut settling, &mut live, config.precopy_quiet)?;
+    }
+    pace.limit(config.rate_limit);
+    let limits = Limits { passes: plan.passes_ahead, quiet: config.precopy_quiet };
+    let passes = precopy(&mut settling, &mut live, limits, &cancel)?;
+    pace.limit(None);
+    if plan.source == Source::Clone && passes > 0 {
+        clone_ahead(&mut settling, &mut live, config.precopy_quiet)?;
     }
 
     let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
@@ -105,7 +110,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
 
     let position = session.position().clone();
     let session = release(session, stand_in, &prepared, &mut watch)?;
-    gentle::make_way(config.nice, config.ionice)?;
+    gentle::make_way(config.nice, config.ionice);
     pace.limit(config.rate_limit);
     let warnings = copies.stream(&settled, position.gtid())?;
     let Settled { inventory, .. } = &settled;

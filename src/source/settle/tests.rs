@@ -20,7 +20,9 @@ fn run_ahead(world: &World, deferred: bool, rules: &Rules, ahead: u32) -> (Resul
     let (mut files, cancel) = (ModelFiles(world.clone()), Cancel::default());
     let mut settling = Settling::new(&mut held, rules, &cancel);
     for _ in 0..ahead {
-        settling.copy_ahead(&mut files, &|found, _| found.class != FileClass::Redo).unwrap();
+        let worth =
+            |found: &Found, _, _: &dyn Held| if found.class == FileClass::Redo { Worth::Never } else { Worth::Now };
+        settling.copy_ahead(&mut files, &worth).unwrap();
     }
     world.freeze();
     let settled = settling.settle(&mut files);

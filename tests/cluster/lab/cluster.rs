@@ -45,7 +45,8 @@ impl<'l> Cluster<'l> {
         std::fs::create_dir_all(&repository).expect("the repository");
         own(&repository);
         super::mode(&repository, 0o700);
-        let mut backup = vec![format!("repository={}", repository.display())];
+        // The seed's files are young.
+        let mut backup = vec![format!("repository={}", repository.display()), "precopy-quiet=1s".to_owned()];
         backup.append(&mut options.backup);
         options.backup = backup;
 
