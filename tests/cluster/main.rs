@@ -51,6 +51,8 @@ tests! {
     places::a_half_restored_mount_point_does_not_start,
     sources::clones_of_a_donor_on_xfs_and_btrfs_restore_to_a_node_that_joins_by_ist,
     sources::a_donor_on_ext4_is_copied_ahead_and_restores_to_a_node_that_joins_by_ist,
+    sources::a_donor_on_xfs_is_copied_ahead_where_that_is_asked_for,
+    sources::without_room_for_clones_files_are_copied_ahead_and_a_clone_that_takes_the_last_room_is_given_up,
     held::a_held_donor_is_synced_within_a_second_and_takes_writes_while_the_run_still_streams,
     held::a_server_that_ends_after_done_does_not_spoil_the_clone,
 }
