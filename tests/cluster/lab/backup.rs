@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::cluster::Cluster;
 use super::node::Node;
 use super::ports::Port;
 use super::process::{PATIENCE, Process, must, output, until};
+use super::run::Run;
 
 /// A backup's public record, read as an outsider would.
 #[derive(Clone, Debug)]
@@ -75,6 +74,22 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl Outcome {
+    /// The published backup's label; `said` is what the program said, for the message if there is none.
+    #[track_caller]
+    pub fn published(self, said: &str) -> Label {
+        let Self::Published(label) = self else { panic!("no backup: {self:?}; the program said:\n{said}") };
+        label
+    }
+
+    /// The donor's line to the cluster about a failure.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        let Self::Failed(line) = self else { panic!("no failure: {self:?}") };
+        line
+    }
+}
+
 /// Moments inside the frozen window at which a run can be held.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment {
@@ -118,40 +133,24 @@ impl Cluster<'_> {
     pub fn backup(&mut self) -> Label {
         let mark = self.donor.log_mark();
         let outcome = self.try_backup(&self.donor);
-        let Outcome::Published(label) = outcome else {
-            panic!("no backup: {outcome:?}; the program said:\n{}", self.donor.backup_log(mark))
-        };
+        let label = outcome.published(&self.donor.backup_log(mark));
         self.donor.wait_synced();
         label
     }
 
     /// Asks for a backup and stops the program with SIGSTOP at `moment` inside the window.
-    pub fn hold(&self, moment: Moment) -> Held {
-        let (known, mark) = (self.labels().len(), self.donor.log_mark());
-        let program = self.lab.program.clone();
-        let server = self.donor.pid();
-        // garbd leaves only after the request was taken, which may be after the moment: watch from beside it.
-        let pid = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let pid = until("the donor run", PATIENCE, || run_of(server, &program));
-                match moment {
-                    // Halted before it can read anything, and then the server answers.
-                    Moment::Flushed => {
-                        self.donor.wait_log(mark, "Provider paused at", PATIENCE);
-                        stop(pid);
-                    }
-                    Moment::Read(bytes) => {
-                        until("the run to read", PATIENCE, || (read_by(pid)? >= bytes).then_some(()));
-                        stop(pid);
-                    }
-                }
-                pid
-            });
-            self.ask(&self.donor);
-            watcher.join().expect("the run could be held")
-        });
-        self.donor.wait_log(mark, "Donor state reached", PATIENCE);
-        Held { pid, known, mark }
+    pub fn hold(&self, moment: Moment) -> Run {
+        let run = self.begin();
+        match moment {
+            // Halted before it can read anything, and then the server answers.
+            Moment::Flushed => {
+                self.donor.wait_log(run.mark(), "Provider paused at", PATIENCE);
+            }
+            Moment::Read(bytes) => run.wait_read(bytes),
+        }
+        run.stop();
+        self.donor.wait_log(run.mark(), "Donor state reached", PATIENCE);
+        run
     }
 
     /// Runs an operator's command of the program on the repository.
@@ -182,6 +181,11 @@ impl Cluster<'_> {
 
 /// Runs garbd in `dir`, which asks `donor` for a backup and leaves.
 pub fn ask(dir: &Path, donor: &Node) {
+    must("garbd", &mut garbd(dir, donor), Duration::from_secs(60));
+}
+
+/// The garbd that asks `donor` for a backup.
+pub(super) fn garbd(dir: &Path, donor: &Node) -> Command {
     let (own, incoming) = (Port::free(), Port::free());
     let mut garbd = Command::new("garbd");
     garbd.arg("--address").arg(format!(
@@ -192,7 +196,7 @@ pub fn ask(dir: &Path, donor: &Node) {
     garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
     garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
     garbd.arg("--log").arg(dir.join("garbd.log")).current_dir(dir);
-    must("garbd", &mut garbd, Duration::from_secs(60));
+    garbd
 }
 
 /// All labels in `repository`, oldest first.
@@ -220,76 +224,6 @@ pub fn outcome(donor: &Node, repository: &Path, known: usize, mark: usize) -> Ou
         assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
         labels.pop().map(Outcome::Published)
     })
-}
-
-/// A donor run that stands still inside the window.
-#[derive(Debug)]
-pub struct Held {
-    pid: Pid,
-    known: usize,
-    mark: usize,
-}
-
-impl Held {
-    /// Lets the run go on, and waits for what becomes of it.
-    pub fn release(self, cluster: &Cluster<'_>) -> Outcome {
-        self.go_on();
-        self.outcome(cluster)
-    }
-
-    /// Waits for what becomes of the run.
-    pub fn outcome(&self, cluster: &Cluster<'_>) -> Outcome {
-        cluster.outcome(&cluster.donor, self.known, self.mark)
-    }
-
-    /// Lets the run go on.
-    pub fn go_on(&self) {
-        kill(self.pid, Signal::SIGCONT).expect("the run is there");
-    }
-
-    /// `kill -9` to the run.
-    pub fn kill(&self) {
-        kill(self.pid, Signal::SIGKILL).expect("the run is there");
-    }
-
-    /// Whether the run's process is still there.
-    pub fn lives(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
-    }
-
-    /// Where the donor's log was when the run was asked for.
-    pub fn mark(&self) -> usize {
-        self.mark
-    }
-}
-
-fn stop(pid: Pid) {
-    kill(pid, Signal::SIGSTOP).expect("the run is there");
-}
-
-/// The process of `program` that does the work, in the group of the server that runs it.
-fn run_of(server: Pid, program: &Path) -> Option<Pid> {
-    let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-    let is_ours = |pid: &Pid| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
-            && nix::unistd::getpgid(Some(*pid)) == Ok(server)
-    };
-    let ours: Vec<(Pid, Pid)> = pids.filter(is_ours).filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
-    // With `release = held` a second one stands in for it: its parent.
-    ours.iter().find(|(pid, _)| ours.iter().all(|(_, parent)| parent != pid)).map(|(pid, _)| *pid)
-}
-
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().map(Pid::from_raw)
-}
-
-/// The bytes that a process has read.
-fn read_by(pid: Pid) -> Option<u64> {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
-    io.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|bytes| bytes.parse().ok())
 }
 
 /// A path as text; the lab's paths are plain.

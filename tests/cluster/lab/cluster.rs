@@ -74,6 +74,13 @@ impl<'l> Cluster<'l> {
         self.donor.start(Role::Join(&members));
     }
 
+    /// Gives the donor's program these lines from its next run on, besides the repository.
+    pub fn configure(&mut self, lines: &[&str]) {
+        let mut backup = vec![format!("repository={}", self.repository.display())];
+        backup.extend(lines.iter().map(|line| (*line).to_owned()));
+        self.donor.configure(backup);
+    }
+
     /// The `gcomm://` list of the two nodes.
     pub fn members(&self) -> String {
         format!("gcomm://{},{}", self.writer.address(), self.donor.address())

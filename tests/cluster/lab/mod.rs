@@ -10,6 +10,7 @@ pub mod mount;
 pub mod node;
 pub mod ports;
 pub mod process;
+pub mod run;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -166,6 +167,7 @@ pub fn missing() -> Vec<String> {
         "zstd",
         "mkfs.xfs",
         "mkfs.btrfs",
+        "mkfs.ext4",
     ];
     for program in programs {
         if !on_path(program) {

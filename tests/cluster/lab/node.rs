@@ -19,6 +19,9 @@ use super::process::{PATIENCE, Process, must, output, until};
 /// The account that the servers run under.
 pub const ACCOUNT: &str = "mysql";
 
+/// Where the program's options begin, to the end of the option file.
+const PROGRAM_GROUP: &str = "\n[wsrep_sst_backup]\n";
+
 /// Where a server has its files, apart from the datadir.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Places {
@@ -152,11 +155,20 @@ impl Node {
         for line in &self.options.server {
             let _ = writeln!(text, "{line}");
         }
-        text.push_str("\n[wsrep_sst_backup]\n");
+        text.push_str(PROGRAM_GROUP);
         for line in &self.options.backup {
             let _ = writeln!(text, "{line}");
         }
         std::fs::write(self.option_file(), text).expect("the option file");
+    }
+
+    /// Gives the backup program these lines from now on; it reads them anew for every run.
+    pub fn configure(&mut self, backup: Vec<String>) {
+        let text = std::fs::read_to_string(self.option_file()).expect("the option file");
+        let (server, _) = text.split_once(PROGRAM_GROUP).expect("the program's group is the last");
+        let text = format!("{server}{PROGRAM_GROUP}{}\n", backup.join("\n"));
+        std::fs::write(self.option_file(), text).expect("the option file");
+        self.options.backup = backup;
     }
 
     fn galera(&self, text: &mut String, members: &str, weight: u32) {
@@ -236,6 +248,15 @@ impl Node {
         let process = self.process();
         process.signal(Signal::SIGKILL);
         process.wait(Duration::from_secs(10));
+    }
+
+    /// Ends the server alone, by `signal`: what it started lives on, outside the care of the lab.
+    #[track_caller]
+    pub fn end_alone(&mut self, signal: Signal) {
+        let mut process = self.process.take().expect("the server was started");
+        process.signal(signal);
+        process.wait(Duration::from_secs(60));
+        process.leave_running();
     }
 
     /// Runs `sql`; rows come as lines, columns by tabs. Without an answer or with an error: `None`.
