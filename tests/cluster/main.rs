@@ -47,6 +47,7 @@ tests! {
     window::temporary_tables_throughout_the_window_never_make_a_wrong_backup,
     window::general_and_slow_logs_do_not_keep_a_run_from_settling,
     death::a_disk_that_fills_up_is_named_and_leaves_no_backup,
+    death::a_window_past_its_limit_fails_the_run_and_lets_the_server_go,
     places::files_outside_the_datadir_are_restored_where_they_are_told_to,
     places::a_half_restored_mount_point_does_not_start,
     sources::clones_of_a_donor_on_xfs_and_btrfs_restore_to_a_node_that_joins_by_ist,
