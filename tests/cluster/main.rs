@@ -49,6 +49,7 @@ tests! {
     death::a_disk_that_fills_up_is_named_and_leaves_no_backup,
     death::a_window_past_its_limit_fails_the_run_and_lets_the_server_go,
     places::files_outside_the_datadir_are_restored_where_they_are_told_to,
+    places::roots_on_several_file_systems_are_cloned_or_copied_each_by_itself,
     places::a_half_restored_mount_point_does_not_start,
     sources::clones_of_a_donor_on_xfs_and_btrfs_restore_to_a_node_that_joins_by_ist,
     sources::a_donor_on_ext4_is_copied_ahead_and_restores_to_a_node_that_joins_by_ist,
