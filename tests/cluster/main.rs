@@ -9,6 +9,7 @@
 
 mod bench;
 mod cycle;
+mod ddl;
 mod death;
 mod demo;
 mod held;
@@ -43,6 +44,7 @@ tests! {
     cycle::the_newest_binary_log_travels_with_a_right_index,
     cycle::a_damaged_archive_is_found_by_verify,
     window::a_rollback_before_the_first_read_never_makes_a_wrong_backup,
+    window::a_rollback_in_the_middle_of_the_copy_never_makes_a_wrong_backup,
     window::a_rollback_near_the_end_of_the_copy_never_makes_a_wrong_backup,
     window::temporary_tables_throughout_the_window_never_make_a_wrong_backup,
     window::general_and_slow_logs_do_not_keep_a_run_from_settling,
@@ -57,6 +59,8 @@ tests! {
     sources::without_room_for_clones_files_are_copied_ahead_and_a_clone_that_takes_the_last_room_is_given_up,
     held::a_held_donor_is_synced_within_a_second_and_takes_writes_while_the_run_still_streams,
     held::a_server_that_ends_after_done_does_not_spoil_the_clone,
+    ddl::tables_that_change_their_shape_during_precopy_passes_do_no_harm,
+    ddl::tables_that_change_their_shape_up_to_the_flush_do_no_harm_to_a_clone,
 }
 
 fn main() -> ExitCode {
