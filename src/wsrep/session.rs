@@ -348,6 +348,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_the_server_writes_a_second_time_can_still_be_finished_after_the_window() {
+        let datadir = tempfile::tempdir().unwrap();
+        let answers = answers(datadir.path());
+        let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n\n"));
+        let session = freeze(&server, &answers, PATIENCE).unwrap();
+        std::fs::write(datadir.path().join("tables_flushed.tmp"), format!("{UUID}:7 0\n")).unwrap();
+        session.thaw().unwrap().done().unwrap();
+        std::fs::rename(datadir.path().join("tables_flushed.tmp"), datadir.path().join("tables_flushed")).unwrap();
+        drop(answers);
+        assert!(names(datadir.path()).is_empty());
+    }
+
+    #[test]
     fn a_server_that_gets_no_backup_is_let_go_all_the_same() {
         let datadir = tempfile::tempdir().unwrap();
         let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n"));

@@ -10,9 +10,11 @@
 mod bench;
 mod bench_live;
 mod cycle;
+mod ddl;
 mod death;
 mod demo;
 mod held;
+mod killed;
 mod lab;
 mod places;
 mod sources;
@@ -44,11 +46,16 @@ tests! {
     cycle::the_newest_binary_log_travels_with_a_right_index,
     cycle::a_damaged_archive_is_found_by_verify,
     window::a_rollback_before_the_first_read_never_makes_a_wrong_backup,
+    window::a_rollback_in_the_middle_of_the_copy_never_makes_a_wrong_backup,
     window::a_rollback_near_the_end_of_the_copy_never_makes_a_wrong_backup,
     window::temporary_tables_throughout_the_window_never_make_a_wrong_backup,
     window::general_and_slow_logs_do_not_keep_a_run_from_settling,
+    death::a_server_killed_in_the_window_leaves_no_backup_and_no_process,
+    death::a_program_killed_in_the_window_leaves_a_working_donor,
     death::a_disk_that_fills_up_is_named_and_leaves_no_backup,
+    death::a_window_past_its_limit_fails_the_run_and_lets_the_server_go,
     places::files_outside_the_datadir_are_restored_where_they_are_told_to,
+    places::roots_on_several_file_systems_are_cloned_or_copied_each_by_itself,
     places::a_half_restored_mount_point_does_not_start,
     sources::clones_of_a_donor_on_xfs_and_btrfs_restore_to_a_node_that_joins_by_ist,
     sources::a_donor_on_ext4_is_copied_ahead_and_restores_to_a_node_that_joins_by_ist,
@@ -56,6 +63,11 @@ tests! {
     sources::without_room_for_clones_files_are_copied_ahead_and_a_clone_that_takes_the_last_room_is_given_up,
     held::a_held_donor_is_synced_within_a_second_and_takes_writes_while_the_run_still_streams,
     held::a_server_that_ends_after_done_does_not_spoil_the_clone,
+    killed::a_clone_killed_in_any_phase_leaves_nothing_on_xfs,
+    killed::a_clone_killed_in_any_phase_leaves_nothing_on_btrfs,
+    killed::a_precopy_killed_in_any_phase_leaves_nothing,
+    ddl::tables_that_change_their_shape_during_precopy_passes_do_no_harm,
+    ddl::tables_that_change_their_shape_up_to_the_flush_do_no_harm_to_a_clone,
 }
 
 fn main() -> ExitCode {
