@@ -95,15 +95,13 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
 
     let answers = Answers::new(datadir.path(), &prepared.variables.grastate_directory(), request.gtid);
     let asked = Instant::now();
-    let session = session.freeze(&answers, config.flush_timeout, &cancel)?;
+    let session = session.freeze(answers, config.flush_timeout, &cancel)?;
     let opened = Instant::now();
     watch.window_opened(config.frozen_limit, Box::new(last_resort::let_go));
     report::frozen(session.position(), opened - asked);
     let held = hold(session, settling, &mut live, &prepared, &cancel);
     watch.window_closed();
     let (session, settled) = held?;
-    // From `done` on such files are another transfer's.
-    drop(answers);
     let times = Times { started, flush: opened - asked, frozen: opened.elapsed() };
     report::thawed(times.frozen, &settled);
     datadir.check_complete(&settled.inventory)?;
