@@ -139,6 +139,18 @@ impl Clones {
         }
     }
 
+    /// Why `file`, of at least [`LARGEST_BLOCK`] bytes on this device, cannot be cloned although others of its file system
+    /// can; `None` if it can.
+    pub fn refuses(&self, device: u64, file: &File) -> Result<Option<Errno>> {
+        let Some(store) = self.stores.get(&device) else { return Ok(Some(Errno::EXDEV)) };
+        // Where the next clone comes to lie.
+        match sys::clone_range(file, 0, store.block, &*store.file, store.end) {
+            Ok(()) => Ok(None),
+            Err(cause) if is_inability(cause) => Ok(Some(cause)),
+            Err(cause) => Err(store.failed("clone into a file in", cause)),
+        }
+    }
+
     /// Nothing is cloned on this device after all.
     pub fn remove(&mut self, device: u64) {
         self.stores.remove(&device);

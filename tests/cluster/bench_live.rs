@@ -31,13 +31,15 @@ struct Shape {
     empty: u32,
 }
 
-/// 500 MB and 4 GB in the same files, and the former with 19,500 files more.
-const SMALL: Shape = Shape { name: "live-small", tables: 100, rows: 16_000, empty: 0 };
-const LARGE: Shape = Shape { name: "live-large", tables: 100, rows: 160_000, empty: 0 };
-const MANY: Shape = Shape { name: "live-many", tables: 100, rows: 16_000, empty: 9_750 };
+/// 500 MB, 4 GB and something between in the same files, and the first with 19,500 files more.
+const SMALL: Shape = Shape { name: "live-small", tables: 100, rows: 4_000, empty: 0 };
+const LARGE: Shape = Shape { name: "live-large", tables: 100, rows: 100_000, empty: 0 };
+const MIDDLE: Shape = Shape { name: "live-middle", tables: 100, rows: 60_000, empty: 0 };
+const MANY: Shape = Shape { name: "live-many", tables: 100, rows: 4_000, empty: 9_750 };
 
 /// A donor that runs, on a disk of its own.
 struct Site {
+    /// Ends before its disk goes.
     node: Node,
     repository: PathBuf,
     _disk: Mount,
@@ -49,6 +51,7 @@ struct Stood {
     flush_ms: f64,
     window_ms: f64,
     passes: f64,
+    megabytes: f64,
 }
 
 impl Bench<'_> {
@@ -70,7 +73,7 @@ impl Bench<'_> {
             let further = (many - small) * 1e3 / f64::from(2 * MANY.empty);
             println!("| {} | {} | for each further file: {further:.1} µs | | | | | | |", MANY.name, kind.name());
         }
-        self.window(LARGE, FileSystem::Ext4, &["precopy", "locked"]);
+        self.window(MIDDLE, FileSystem::Ext4, &["precopy", "locked"]);
     }
 
     /// Rows of such a donor for these sources, in turns, with all tables written to; the medians of their windows.
@@ -79,27 +82,29 @@ impl Bench<'_> {
     }
 
     fn window_under(&self, shape: Shape, kind: FileSystem, sources: &[&str], written: u32) -> Vec<f64> {
-        let site = self.site(shape, kind);
-        let files = count_files(&site.node.datadir);
-        let megabytes = bytes_below(&site.node.datadir) / 1_000_000;
-        let writes = Writes::over(&site.node, written, shape.rows);
         let mut stood = vec![Vec::new(); sources.len()];
-        for turn in 0..=self.turns {
-            for (source, stood) in sources.iter().zip(&mut stood) {
-                let one = self.backup(&site, source);
-                if turn > 0 {
-                    stood.push(one);
-                }
+        let mut site = self.site(shape, kind);
+        for turn in 0..self.turns {
+            // What is written while a clone is held takes other blocks, more with every backup: so each is the first.
+            if turn > 0 && FileSystem::CLONING.contains(&kind) {
+                drop(site);
+                site = self.site(shape, kind);
             }
+            let writes = Writes::over(&site.node, written, shape.rows);
+            for (source, stood) in sources.iter().zip(&mut stood) {
+                stood.push(self.backup(&site, source));
+            }
+            writes.stop();
         }
-        writes.stop();
+        let files = count_files(&site.node.datadir);
         let row = |(source, stood): (&&str, &Vec<Stood>)| {
             let of = |figure: fn(&Stood) -> f64| stood.iter().map(figure).collect::<Vec<f64>>();
             let window = median(of(|one| one.window_ms));
             println!(
-                "| {} | {} | {source} | {files} | {megabytes} | {:.1} | {window:.1} | {:.1} | {} |",
+                "| {} | {} | {source} | {files} | {:.0} | {:.1} | {window:.1} | {:.1} | {} |",
                 shape.name,
                 kind.name(),
+                median(of(|one| one.megabytes)),
                 median(of(|one| one.flush_ms)),
                 of(|one| one.window_ms).into_iter().fold(0.0, f64::max),
                 median(of(|one| one.passes)),
@@ -115,62 +120,96 @@ impl Bench<'_> {
             return;
         }
         head("data", "| file system | source | files | MB | server's flush ms | window ms | longest | passes |");
-        let windows = self.window_under(LARGE, FileSystem::Ext4, &["precopy", "locked"], LARGE.tables / 20);
+        let windows = self.window_under(MIDDLE, FileSystem::Ext4, &["precopy", "locked"], MIDDLE.tables / 20);
         println!("\nprecopy's window is {:.3} of locked's\n", windows[0] / windows[1]);
     }
 
-    /// The longest that a client waits for one row, by the way in which the backup is made.
+    /// The longest that a client waits for one row, by the way in which the backup is made: with the server's own settings, and
+    /// with one that lets it write its pages soon.
     fn latencies(&self) {
-        if !self.wants("live latency") {
-            return;
+        for (job, setting) in [
+            ("live latency", "innodb_max_dirty_pages_pct=90"),
+            ("live latency, pages written soon", "innodb_max_dirty_pages_pct=0"),
+        ] {
+            if self.wants(job) {
+                println!("\n{setting}:");
+                self.latency(setting);
+            }
         }
-        head("way", "| longest latency ms, median | shortest | longest | against mariadb-backup |");
-        let site = self.site(LARGE, FileSystem::Xfs);
+    }
+
+    fn latency(&self, setting: &str) {
+        head(
+            "way",
+            "| server's flush ms | window ms | longest latency ms, median | shortest | longest | against mariadb-backup |",
+        );
+        let site = self.site_with(MIDDLE, FileSystem::Xfs, setting);
         site.node.sql("CREATE TABLE shop.pulse (id BIGINT AUTO_INCREMENT PRIMARY KEY, at DATETIME(6))");
-        let writes = Writes::over(&site.node, LARGE.tables, LARGE.rows);
-        let stream = |site: &Site| self.mariadb_backup(site);
-        let source = |source: &'static str| move |site: &Site| drop(self.backup(site, source));
-        type Way<'w> = (&'static str, Box<dyn Fn(&Site) + 'w>);
+        let writes = Writes::over(&site.node, MIDDLE.tables, MIDDLE.rows);
+        let source = |source: &'static str| move |site: &Site| Some(self.backup(site, source));
+        type Way<'w> = (&'static str, Box<dyn Fn(&Site) -> Option<Stood> + 'w>);
+        let stream = |site: &Site| {
+            self.mariadb_backup(site);
+            None
+        };
+        let nothing = |_: &Site| {
+            std::thread::sleep(Duration::from_secs(10));
+            None
+        };
         let ways: [Way<'_>; 5] = [
             ("mariadb-backup --stream \\| zstd -1", Box::new(stream)),
             ("clone", Box::new(source("clone"))),
             ("precopy", Box::new(source("precopy"))),
             ("locked", Box::new(source("locked"))),
-            ("no backup, for 10 s", Box::new(|_: &Site| std::thread::sleep(Duration::from_secs(10)))),
+            ("no backup, for 10 s", Box::new(nothing)),
         ];
         let mut longest = vec![Vec::new(); ways.len()];
-        for turn in 0..=self.turns {
-            for ((_, way), longest) in ways.iter().zip(&mut longest) {
+        let mut stood = vec![Vec::new(); ways.len()];
+        for _ in 0..self.turns {
+            for (at, (name, way)) in ways.iter().enumerate() {
                 let client = Client::start(site.node.session());
-                way(&site);
-                let one = client.stop();
-                if turn > 0 {
-                    longest.push(one);
-                }
+                stood[at].extend(way(&site));
+                longest[at].push(client.stop());
+                eprintln!("{name}: {:?}", longest[at]);
             }
         }
         writes.stop();
         let theirs = median(longest[0].clone());
-        for ((name, _), longest) in ways.iter().zip(&longest) {
+        for (at, (name, _)) in ways.iter().enumerate() {
+            let longest = &longest[at];
             let (least, most) = longest.iter().fold((f64::MAX, 0.0_f64), |(a, b), one| (a.min(*one), b.max(*one)));
             let middle = median(longest.clone());
-            println!("| {name} | {middle:.0} | {least:.0} | {most:.0} | {:.2} |", middle / theirs);
+            let of = |figure: fn(&Stood) -> f64| match stood[at].as_slice() {
+                [] => String::new(),
+                stood => format!("{:.1}", median(stood.iter().map(figure).collect())),
+            };
+            let (flush, window) = (of(|one| one.flush_ms), of(|one| one.window_ms));
+            println!("| {name} | {flush} | {window} | {middle:.0} | {least:.0} | {most:.0} | {:.2} |", middle / theirs);
         }
     }
 
     /// A donor with such data on such a file system, Synced.
     fn site(&self, shape: Shape, kind: FileSystem) -> Site {
+        self.site_with(shape, kind, "innodb_max_dirty_pages_pct=90")
+    }
+
+    /// The same, and a line for the server.
+    fn site_with(&self, shape: Shape, kind: FileSystem, setting: &str) -> Site {
         let data = self.live_data(shape);
         let (place, repository) = (self.dir.join("disk"), self.dir.join("backups"));
         let disk = Mount::disk(&place, kind, (bytes_below(&data) >> 20) * 2 + 2048);
         let datadir = place.join("data");
         must("cp", Command::new("cp").arg("-a").arg(&data).arg(&datadir), LIMIT);
+        // The tables that nobody uses have been there for a while.
+        let mut touch = Command::new("find");
+        touch.arg(datadir.join("many")).args(["-type", "f", "-exec", "touch", "-d", "2 hours ago", "{}", "+"]);
+        must("touch", &mut touch, LIMIT);
         must("sync", &mut Command::new("sync"), LIMIT);
         remove(&repository);
         std::fs::create_dir_all(&repository).expect("a repository");
         own(&repository);
         let backup = [format!("repository={}", text(&repository)), "source=clone".into(), "compress=zstd".into()];
-        let server = vec!["innodb_buffer_pool_size=1G".to_owned(), "table_open_cache=20000".to_owned()];
+        let server = ["innodb_buffer_pool_size=1G", "table_open_cache=20000", setting].map(str::to_owned).to_vec();
         let options = Options { backup: backup.to_vec(), server, ..Options::default() };
         let mut node = Node::new(self.lab, "node1", self.lab.dir.join("live"), datadir, options);
         node.start(Role::Bootstrap);
@@ -189,7 +228,7 @@ impl Bench<'_> {
         ask(&self.lab.dir, node);
         let outcome = outcome(node, repository, 0, mark);
         let said = node.backup_log(mark);
-        let Outcome::Published(label) = outcome else { panic!("{outcome:?}: {said}") };
+        let Outcome::Published(label) = outcome else { panic!("{outcome:?}: {}", node.log_end(60)) };
         assert_eq!(label.text("source"), source);
         remove(&label.dir);
         node.wait_log(mark, "Shifting JOINED -> SYNCED", LIMIT);
@@ -199,7 +238,8 @@ impl Bench<'_> {
         };
         let passes = label.number("settle_passes") as f64;
         eprintln!("{source}: flush {} window {} passes {passes}", after("its flush took "), after("was frozen for "));
-        Stood { flush_ms: after("its flush took "), window_ms: after("was frozen for "), passes }
+        let megabytes = label.number("raw_bytes") as f64 / 1e6;
+        Stood { flush_ms: after("its flush took "), window_ms: after("was frozen for "), passes, megabytes }
     }
 
     /// What the stock tool does to bring the same to the same disk.

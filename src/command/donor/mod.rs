@@ -77,19 +77,16 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     report::prepared(&id, &prepared);
 
     let mut copies = Copies::new(datadir, Members::new(datadir, &mut encoder), clones);
+    copies.try_clones(inventory, &cancel)?;
     let rules = Rules::locked();
     let mut live = Live::new(datadir, &cancel);
     let mut settling = Settling::new(&mut copies, &rules, &cancel);
     let space = SpaceWatch::start(spaces, &cancel)?;
-    // What cannot be cloned shows when it is tried, and is then copied like the files of other file systems.
-    if plan.source == Source::Clone {
-        clone_ahead(&mut settling, &mut live, config.precopy_quiet)?;
-    }
     pace.limit(config.rate_limit);
     let limits = Limits { passes: plan.passes_ahead, quiet: config.precopy_quiet };
-    let passes = precopy(&mut settling, &mut live, limits, &cancel)?;
+    precopy(&mut settling, &mut live, limits, &cancel)?;
     pace.limit(None);
-    if plan.source == Source::Clone && passes > 0 {
+    if plan.source == Source::Clone {
         clone_ahead(&mut settling, &mut live, config.precopy_quiet)?;
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::statvfs::fstatvfs;
 
 use super::node::ACCOUNT;
-use super::process::{mounted, must, output, unmounted};
+use super::process::{mounted, must, output, run, unmounted};
 
 /// A file system for a server's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,13 @@ impl Mount {
         let file = std::fs::File::create(&image).expect("the image of a disk");
         file.set_len(mebibytes << 20).expect("the size of a disk");
         kind.format(&image);
-        let ended = Self::mount(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image), place);
+        // Past the page cache of the file system below: else every flush brings all of that to the disk.
+        let mut attach = Command::new("losetup");
+        attach.args(["--find", "--show", "--direct-io=on"]).arg(&image);
+        let device = must("losetup", &mut attach, Duration::from_secs(20)).trim().to_owned();
+        let ended = Self::mount(Command::new("mount").args(["-o", "noatime"]).arg(&device), place);
+        // In use, it goes away with the mount.
+        run("losetup", ["--detach", &device]);
         ended.unwrap_or_else(|cause| panic!("this machine does not let root mount {}: {cause}", kind.name()));
         super::own(place);
         Self { place: place.to_owned(), image: Some(image) }
