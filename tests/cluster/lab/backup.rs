@@ -1,5 +1,6 @@
 //! Asking a cluster for a backup, and the operator's commands on what came of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::cluster::Cluster;
 use super::node::Node;
 use super::ports::Port;
 use super::process::{PATIENCE, Process, must, output, until};
+use super::trace::Trace;
 
 /// A backup's public record, read as an outsider would.
 #[derive(Clone, Debug)]
@@ -75,13 +77,19 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// Moments inside the frozen window at which a run can be held.
-#[derive(Clone, Copy, Debug)]
+/// Moments at which a run can be held: all but the first inside the frozen window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// The run has read this many bytes, and has not asked the server to hold still.
+    Ahead(u64),
     /// The server is frozen, nothing has been read yet.
     Flushed,
-    /// The run has read this many bytes.
+    /// The run has read this many bytes, since [`Moment::Flushed`] if it was held there.
     Read(u64),
+    /// The run is about to clone a file whose path ends so.
+    Clone(&'static str),
+    /// The run has stopped itself, as the naive one does.
+    Stopped,
 }
 
 impl Cluster<'_> {
@@ -125,14 +133,9 @@ impl Cluster<'_> {
     pub fn outcome(&self, donor: &Node, known: usize, mark: usize) -> Outcome {
         until("a backup or a failure", PATIENCE, || {
             // The server's word first: it speaks after the label is there.
-            let log = donor.log(mark);
-            let line = log.lines().find(|line| {
-                line.contains("State transfer to")
-                    && line.contains(&format!("({})", donor.name))
-                    && !line.contains("(garb)")
-            })?;
+            let line = donor.transfer(mark)?;
             if line.contains(" failed: ") {
-                return Some(Outcome::Failed(line.to_owned()));
+                return Some(Outcome::Failed(line));
             }
             let mut labels = self.labels();
             assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
@@ -152,33 +155,19 @@ impl Cluster<'_> {
         label
     }
 
-    /// Asks for a backup and stops the program with SIGSTOP at `moment` inside the window.
+    /// Asks for a backup and halts the run at `moment`.
+    #[track_caller]
     pub fn hold(&self, moment: Moment) -> Held {
         let (known, mark) = (self.labels().len(), self.donor.log_mark());
-        let program = self.lab.program.clone();
-        let server = self.donor.pid();
-        // garbd leaves only after the request was taken, which may be after the moment: watch from beside it.
-        let pid = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let pid = until("the donor run", PATIENCE, || run_of(server, &program));
-                match moment {
-                    // Halted before it can read anything, and then the server answers.
-                    Moment::Flushed => {
-                        self.donor.wait_log(mark, "Provider paused at", PATIENCE);
-                        stop(pid);
-                    }
-                    Moment::Read(bytes) => {
-                        until("the run to read", PATIENCE, || (read_by(pid)? >= bytes).then_some(()));
-                        stop(pid);
-                    }
-                }
-                pid
-            });
-            self.ask(&self.donor);
-            watcher.join().expect("the run could be held")
-        });
-        self.donor.wait_log(mark, "Donor state reached", PATIENCE);
-        Held { pid, known, mark }
+        // garbd leaves only after the request was taken, which may be after the moment: ask from beside it.
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| self.ask(&self.donor));
+            let pid = until("the donor run", PATIENCE, || run_of(self.donor.pid(), &self.donor.program));
+            let mut held = Held { pid, known, mark, read: 0, trace: None };
+            held.go_on_to(self, moment);
+            asked.join().expect("garbd asks");
+            held
+        })
     }
 
     /// Runs an operator's command of the program on the repository.
@@ -207,15 +196,47 @@ impl Cluster<'_> {
     }
 }
 
-/// A donor run that stands still inside the window.
+/// A donor run that stands still.
 #[derive(Debug)]
 pub struct Held {
     pid: Pid,
     known: usize,
     mark: usize,
+    read: u64,
+    trace: Option<Trace>,
 }
 
 impl Held {
+    /// Lets the run go on to `moment`, which must be a later one.
+    #[track_caller]
+    pub fn go_on_to(&mut self, cluster: &Cluster<'_>, moment: Moment) {
+        let donor = &cluster.donor;
+        if let Moment::Clone(name) = moment {
+            let trace = self.trace.get_or_insert_with(|| Trace::begin(self.pid, &donor.datadir));
+            trace.until_clone_of(name);
+        } else {
+            self.go_on();
+            self.trace = None;
+        }
+        match moment {
+            Moment::Ahead(bytes) | Moment::Read(bytes) => {
+                until("the run to read", PATIENCE, || (read_by(self.pid)? >= self.read + bytes).then_some(()));
+                stop(self.pid);
+            }
+            Moment::Flushed => {
+                // Halted before it can read anything, and then the server answers.
+                donor.wait_log(self.mark, "Provider paused at", PATIENCE);
+                stop(self.pid);
+                self.read = read_by(self.pid).expect("the run is there");
+            }
+            Moment::Stopped => until("the run to stop", PATIENCE, || (state_of(self.pid)? == 'T').then_some(())),
+            Moment::Clone(_) => {}
+        }
+        if !matches!(moment, Moment::Ahead(_)) {
+            donor.wait_log(self.mark, "Donor state reached", PATIENCE);
+        }
+    }
+
     /// Lets the run go on, and waits for what becomes of it.
     pub fn release(self, cluster: &Cluster<'_>) -> Outcome {
         self.go_on();
@@ -229,6 +250,9 @@ impl Held {
 
     /// Lets the run go on.
     pub fn go_on(&self) {
+        if let Some(trace) = &self.trace {
+            trace.end();
+        }
         kill(self.pid, Signal::SIGCONT).expect("the run is there");
     }
 
@@ -239,8 +263,7 @@ impl Held {
 
     /// Whether the run's process is still there.
     pub fn lives(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+        state_of(self.pid).is_some_and(|state| state != 'Z')
     }
 
     /// Where the donor's log was when the run was asked for.
@@ -251,13 +274,23 @@ impl Held {
 
 fn stop(pid: Pid) {
     kill(pid, Signal::SIGSTOP).expect("the run is there");
+    until("the run to stop", PATIENCE, || (state_of(pid)? == 'T').then_some(()));
+}
+
+/// The state of a process, as the kernel abbreviates it.
+fn state_of(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// The process of `program` in the group of the server that runs it.
 fn run_of(server: Pid, program: &Path) -> Option<Pid> {
+    // By the file, not by the path: a server in a tree of its own sees another one.
+    let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let program = file(program).ok()?;
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw)).find(|pid| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+        file(Path::new(&format!("/proc/{pid}/exe"))).is_ok_and(|exe| exe == program)
             && nix::unistd::getpgid(Some(*pid)) == Ok(server)
     })
 }
