@@ -40,8 +40,10 @@ enum Writes {
     Rollback,
     /// Temporary tables come and go, for a while after the last halt.
     Temporary,
-    /// Both; the temporary tables as long as the run lasts, which may then fail.
+    /// Both.
     Both,
+    /// Both; the temporary tables as long as the run lasts, which may then fail.
+    Endless,
 }
 
 /// A large open transaction, whose pages are on the disk by the time the server is frozen.
@@ -155,7 +157,7 @@ impl<'l> Scene<'l> {
             assert!(at == 0 || label.number("copied_again_bytes") > 0, "what had been copied was copied again");
         }
         self.run(Writes::Temporary, &[0, 1, 2]).expect("temporary tables that are gone let a run settle");
-        self.run(Writes::Both, &[0, 1, 2]);
+        self.run(Writes::Both, &[0, 1, 2]).expect("what is over lets a run settle");
     }
 
     /// One run, halted at these moments, at each of which something is written; the last but one or only one is the rollback's.
@@ -184,7 +186,7 @@ impl<'l> Scene<'l> {
         }
         let held = held.expect("a run");
         let mark = held.mark();
-        if let Some(temporary) = temporary.as_ref().filter(|_| writes == Writes::Temporary) {
+        if let Some(temporary) = temporary.as_ref().filter(|_| writes != Writes::Endless) {
             temporary.end_soon();
         }
         let outcome = held.release(cluster);
@@ -271,7 +273,9 @@ pub fn writes_inside_the_window_never_spoil_what_is_read_there(lab: &Lab) {
     let mut backup = SLOWLY.to_vec();
     backup.push("source=locked");
     let moments = [Moment::Flushed, Moment::Read(70 << 20), Moment::Read(150 << 20)];
-    Scene::new(lab, "window-locked", options(None, &backup), moments).play();
+    let mut scene = Scene::new(lab, "window-locked", options(None, &backup), moments);
+    scene.play();
+    scene.run(Writes::Endless, &[0, 1, 2]);
 }
 
 pub fn writes_inside_the_window_never_spoil_what_was_read_before_it(lab: &Lab) {

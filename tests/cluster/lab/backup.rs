@@ -131,7 +131,8 @@ impl Cluster<'_> {
 
     /// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups.
     pub fn outcome(&self, donor: &Node, known: usize, mark: usize) -> Outcome {
-        until("a backup or a failure", PATIENCE, || {
+        // A run whose files never stand still copies them thirty times.
+        until("a backup or a failure", PATIENCE * 3, || {
             // The server's word first: it speaks after the label is there.
             let line = donor.transfer(mark)?;
             if line.contains(" failed: ") {
