@@ -90,13 +90,19 @@ impl Outcome {
     }
 }
 
-/// Moments inside the frozen window at which a run can be held.
-#[derive(Clone, Copy, Debug)]
+/// Moments at which a run can be held: all but the first inside the frozen window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// The run has read this many bytes, and has not asked the server to hold still.
+    Ahead(u64),
     /// The server is frozen, nothing has been read yet.
     Flushed,
-    /// The run has read this many bytes.
+    /// The run has read this many bytes, since [`Moment::Flushed`] if it was held there.
     Read(u64),
+    /// The run is about to clone a file whose path ends so.
+    Clone(&'static str),
+    /// The run has stopped itself, as the naive one does.
+    Stopped,
 }
 
 impl Cluster<'_> {
@@ -138,18 +144,11 @@ impl Cluster<'_> {
         label
     }
 
-    /// Asks for a backup and stops the program with SIGSTOP at `moment` inside the window.
+    /// Asks for a backup and halts the run at `moment`.
+    #[track_caller]
     pub fn hold(&self, moment: Moment) -> Run {
-        let run = self.begin();
-        match moment {
-            // Halted before it can read anything, and then the server answers.
-            Moment::Flushed => {
-                self.donor.wait_log(run.mark(), "Provider paused at", PATIENCE);
-            }
-            Moment::Read(bytes) => run.wait_read(bytes),
-        }
-        run.stop();
-        self.donor.wait_log(run.mark(), "Donor state reached", PATIENCE);
+        let mut run = self.begin();
+        run.go_on_to(self, moment);
         run
     }
 
@@ -209,16 +208,12 @@ pub fn labels(repository: &Path) -> Vec<Label> {
 
 /// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups in `repository`.
 pub fn outcome(donor: &Node, repository: &Path, known: usize, mark: usize) -> Outcome {
-    until("a backup or a failure", PATIENCE, || {
+    // A run whose files never stand still copies them thirty times.
+    until("a backup or a failure", PATIENCE * 3, || {
         // The server's word first: it speaks after the label is there.
-        let log = donor.log(mark);
-        let line = log.lines().find(|line| {
-            line.contains("State transfer to")
-                && line.contains(&format!("({})", donor.name))
-                && !line.contains("(garb)")
-        })?;
+        let line = donor.transfer(mark)?;
         if line.contains(" failed: ") {
-            return Some(Outcome::Failed(line.to_owned()));
+            return Some(Outcome::Failed(line));
         }
         let mut labels = labels(repository);
         assert_eq!(labels.len(), known + 1, "the donor said {line:?}");

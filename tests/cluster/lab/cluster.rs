@@ -152,16 +152,21 @@ impl<'l> Cluster<'l> {
         }
     }
 
-    /// Asserts that two servers hold the same tables with the same rows.
+    /// The tables that two servers do not hold with the same rows.
     #[track_caller]
-    pub fn assert_same_tables(one: &Node, other: &Node) {
+    pub fn differing_tables(one: &Node, other: &Node) -> Vec<String> {
         let (left, right) = (Self::checksums(one), Self::checksums(other));
-        let differing: Vec<String> = left
-            .keys()
+        left.keys()
             .chain(right.keys())
             .filter(|table| left.get(*table) != right.get(*table) || left[*table] == "NULL")
             .map(|table| format!("{table}: {:?} and {:?}", left.get(table), right.get(table)))
-            .collect();
+            .collect()
+    }
+
+    /// Asserts that two servers hold the same tables with the same rows.
+    #[track_caller]
+    pub fn assert_same_tables(one: &Node, other: &Node) {
+        let differing = Self::differing_tables(one, other);
         assert!(differing.is_empty(), "{} and {} differ: {differing:#?}", one.name, other.name);
     }
 }

@@ -1,5 +1,6 @@
 //! A donor run that a test follows from outside, through all its phases.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -8,9 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::backup::{Outcome, garbd};
+use super::backup::{Moment, Outcome, garbd};
 use super::cluster::Cluster;
 use super::process::{PATIENCE, Process, until};
+use super::trace::Trace;
 
 /// How long a run that is stepped goes on each time.
 const STEP: Duration = Duration::from_millis(1);
@@ -22,6 +24,9 @@ pub struct Run {
     server: Pid,
     known: usize,
     mark: usize,
+    /// What it had read when it was held first inside the window.
+    read: u64,
+    trace: Option<Trace>,
 }
 
 impl Cluster<'_> {
@@ -32,8 +37,8 @@ impl Cluster<'_> {
         // It leaves only after the request was taken, which may be late: watch from beside it.
         let mut garbd = garbd(&self.dir, &self.donor);
         let garbd = Process::spawn("garbd", garbd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
-        let (server, program) = (self.donor.pid(), self.lab.program.clone());
-        let run = Run { garbd, program, server, known, mark };
+        let (server, program) = (self.donor.pid(), self.donor.program.clone());
+        let run = Run { garbd, program, server, known, mark, read: 0, trace: None };
         until("the donor run", PATIENCE, || run.pid());
         run
     }
@@ -45,18 +50,57 @@ impl Run {
         self.mark
     }
 
+    /// Lets the run go on to `moment`, which must be a later one.
+    #[track_caller]
+    pub fn go_on_to(&mut self, cluster: &Cluster<'_>, moment: Moment) {
+        let donor = &cluster.donor;
+        if let Moment::Clone(name) = moment {
+            let pid = self.pid().expect("the run is there");
+            let trace = self.trace.get_or_insert_with(|| Trace::begin(pid, &donor.datadir));
+            trace.until_clone_of(name);
+        } else {
+            self.go_on();
+            self.trace = None;
+        }
+        match moment {
+            Moment::Ahead(bytes) | Moment::Read(bytes) => {
+                self.wait_read(self.read + bytes);
+                self.stop();
+            }
+            Moment::Flushed => {
+                // Halted before it can read anything, and then the server answers.
+                donor.wait_log(self.mark, "Provider paused at", PATIENCE);
+                self.stop();
+                self.read = self.read_bytes().expect("the run is there");
+            }
+            Moment::Stopped => until("the run to stop", PATIENCE, || self.is_stopped()),
+            Moment::Clone(_) => {}
+        }
+        if !matches!(moment, Moment::Ahead(_)) {
+            donor.wait_log(self.mark, "Donor state reached", PATIENCE);
+        }
+    }
+
     /// Waits until the run has read so many bytes.
     #[track_caller]
     pub fn wait_read(&self, bytes: u64) {
         until("the run to read", PATIENCE, || (self.read_bytes()? >= bytes).then_some(()));
     }
 
+    fn is_stopped(&self) -> Option<()> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?;
+        stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
+    }
+
     /// The process that does the work, in the group of the server that it was run by.
     fn pid(&self) -> Option<Pid> {
         let processes = std::fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        // By the file, not by the path: a server in a tree of its own sees another one.
+        let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let program = file(&self.program)?;
         let is_ours = |pid: &Pid| {
-            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.program)
+            file(Path::new(&format!("/proc/{pid}/exe"))) == Some(program)
                 && nix::unistd::getpgid(Some(*pid)) == Ok(self.server)
         };
         let ours: Vec<(Pid, Pid)> = pids.filter(is_ours).filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
@@ -83,10 +127,14 @@ impl Run {
     /// Holds the run with SIGSTOP.
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
+        until("the run to stop", PATIENCE, || self.is_stopped());
     }
 
     /// Lets the run go on.
     pub fn go_on(&self) {
+        if let Some(trace) = &self.trace {
+            trace.end();
+        }
         self.signal(Signal::SIGCONT);
     }
 
