@@ -7,6 +7,7 @@ pub mod choice;
 pub mod environment;
 pub mod options;
 pub mod print_defaults;
+mod recipients;
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use environment::Environment;
 
 use crate::archive::codec::Codec;
+use crate::archive::seal::{Recipient, Recipients};
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::wsrep::address::DestinationName;
@@ -50,6 +52,10 @@ pub struct Config {
     pub destinations: BTreeMap<DestinationName, PathBuf>,
     /// How new backups are compressed.
     pub codec: Codec,
+    /// Who can read new backups; nobody: they are not encrypted.
+    pub recipients: Vec<Recipient>,
+    /// A file with more of them.
+    pub recipients_file: Option<PathBuf>,
     /// Threads that read, hash and compress.
     pub workers: NonZeroUsize,
     /// Which binary logs go into a backup.
@@ -86,6 +92,8 @@ enum Origin {
 #[derive(Default)]
 struct Resolving {
     draft: Draft,
+    /// Where the recipients so far were written: those of a place that is nearer replace them.
+    recipients_from: Option<Origin>,
     destinations: BTreeMap<DestinationName, PathBuf>,
 }
 
@@ -105,6 +113,17 @@ impl Config {
             resolving.set(Origin::Flag, name, Some(value))?;
         }
         resolving.finish()
+    }
+
+    /// Everybody who can read new backups. Reads the file of recipients, if there is one.
+    ///
+    /// A file that cannot be used is an error: without it a backup would be readable for fewer people, or for everybody.
+    pub fn recipients(&self) -> Result<Recipients> {
+        let mut keys = self.recipients.clone();
+        if let Some(path) = &self.recipients_file {
+            keys.extend(recipients::read(path)?);
+        }
+        Recipients::new(keys)
     }
 
     /// The directory that an SST address chooses.
@@ -137,6 +156,9 @@ impl Resolving {
                 None => error,
             });
         };
+        if row.name == "recipient" && self.recipients_from.replace(origin) != Some(origin) {
+            self.draft.recipients.clear();
+        }
         (row.set)(&mut self.draft, &value).ok_or_else(|| {
             let what = if value.is_empty() { "no value".to_owned() } else { format!("the value {}", quote(&value)) };
             bad(format!("{} cannot have {what}: it takes {}", row.name, row.allowed))
@@ -144,12 +166,14 @@ impl Resolving {
     }
 
     fn finish(self) -> Result<Config> {
-        let Self { draft, destinations } = self;
+        let Self { draft, destinations, .. } = self;
         Ok(Config {
             repository: draft.repository,
             destinations,
             codec: Codec::new(&draft.compress, draft.compress_level)
                 .map_err(|cause| Error::new(Class::Config, "compress and compress-level do not fit").because(cause))?,
+            recipients: draft.recipients,
+            recipients_file: draft.recipients_file,
             workers: draft.workers,
             binlogs: draft.binlogs,
             frozen_limit: draft.frozen_limit,
@@ -186,7 +210,12 @@ fn nearest(name: &str) -> Option<&'static str> {
 }
 
 fn quote(text: impl fmt::Display) -> String {
-    format!("\"{}\"", printable(text.to_string().chars().take(SHOWN).collect::<String>()))
+    let text = text.to_string();
+    // Put where a public key belongs, it must not get into the server's log.
+    if text.to_uppercase().contains("AGE-SECRET-KEY") {
+        return "that is a private key".to_owned();
+    }
+    format!("\"{}\"", printable(text.chars().take(SHOWN).collect::<String>()))
 }
 
 #[cfg(test)]

@@ -8,11 +8,24 @@ pub use local::LocalRepository;
 pub use read::Listing;
 pub use upload::LocalUpload;
 
+use crate::archive::seal::Seal;
+
 /// The label's name in a backup's directory.
 pub const LABEL_NAME: &str = "backup.json";
 
 /// The manifest's name in a backup's directory.
 pub const MANIFEST_NAME: &str = "manifest.json.zst";
+
+/// The manifest's name in a backup's directory where it is encrypted.
+pub const SEALED_MANIFEST_NAME: &str = "manifest.json.zst.age";
+
+/// The manifest's name in a backup's directory, encrypted or not.
+pub fn manifest_name(seal: Seal) -> &'static str {
+    match seal {
+        Seal::Open => MANIFEST_NAME,
+        Seal::Age => SEALED_MANIFEST_NAME,
+    }
+}
 
 /// How the directory of a backup that is being written begins.
 pub(crate) const PARTIAL_PREFIX: &str = ".partial-";

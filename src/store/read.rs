@@ -5,9 +5,8 @@ use std::io::Read;
 use std::str::FromStr;
 
 use super::local::LocalRepository;
-use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME};
+use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, manifest_name};
 use crate::archive::label::{BackupId, Label};
-use crate::archive::manifest::Manifest;
 use crate::archive::read_at::FileAt;
 use crate::digest::Digest;
 use crate::dir::Dir;
@@ -98,25 +97,12 @@ impl LocalRepository {
         FileAt::new(file, dir.path().join(&label.archive.name))
     }
 
-    /// The manifest of a backup, proved to be the one that the label names.
-    pub fn manifest(&self, label: &Label) -> Result<Manifest> {
-        let manifest = Manifest::from_stored(&self.manifest_stored(label)?).map_err(|error| {
-            Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error)
-        })?;
-        if (&manifest.id, manifest.gtid, manifest.codec) != (&label.id, label.gtid, label.codec) {
-            let text =
-                format!("the label of {} is damaged: id, position or compression is not the manifest's", label.id);
-            return Err(Error::new(Class::Damage, text));
-        }
-        Ok(manifest)
-    }
-
     /// The stored bytes of a backup's manifest, proved to be those that the label names.
     pub fn manifest_stored(&self, label: &Label) -> Result<Vec<u8>> {
         let dir = self.backup(&label.id)?;
-        let path = dir.path().join(MANIFEST_NAME);
-        let text =
-            read_bounded(&dir, MANIFEST_NAME, MANIFEST_LIMIT).map_err(|error| damaged(error, label, "manifest"))?;
+        let name = manifest_name(label.seal());
+        let path = dir.path().join(name);
+        let text = read_bounded(&dir, name, MANIFEST_LIMIT).map_err(|error| damaged(error, label, "manifest"))?;
         if text.len() as u64 != label.manifest.bytes {
             let (found, wanted) = (text.len(), label.manifest.bytes);
             let text = format!("the manifest {path:?} has {found} bytes: the label promises {wanted}");
@@ -157,10 +143,10 @@ fn check_names(label: &Label, id: &BackupId) -> Result<()> {
     if label.id != *id {
         return wrong(format!("the label in {id} is that of {}", label.id));
     }
-    if label.archive.name != label.codec.archive_name() {
+    if label.archive.name != label.codec.archive_name(label.seal()) {
         return wrong(format!("the label of {id} names an archive {:?}", label.archive.name));
     }
-    if label.manifest.name != MANIFEST_NAME {
+    if label.manifest.name != manifest_name(label.seal()) {
         return wrong(format!("the label of {id} names a manifest {:?}", label.manifest.name));
     }
     Ok(())

@@ -10,6 +10,7 @@ use super::*;
 use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label, Source, Stored};
 use crate::archive::read_at::ReadAt;
+use crate::archive::seal::{Recipients, Seal};
 use crate::digest::Digest;
 use crate::dir::fault::{self, After};
 use crate::error::{Class, Result};
@@ -48,7 +49,8 @@ fn label(id: &BackupId) -> Label {
         raw_bytes: 100,
         copied_again_bytes: 0,
         codec,
-        archive: stored(codec.archive_name(), ARCHIVE),
+        recipients: Recipients::none(),
+        archive: stored(codec.archive_name(Seal::Open), ARCHIVE),
         manifest: stored(MANIFEST_NAME, MANIFEST),
         request: None,
         warnings: 0,
@@ -59,7 +61,7 @@ fn label(id: &BackupId) -> Label {
 type Begin = for<'a> fn(&'a LocalRepository, &BackupId) -> Result<LocalUpload<'a>>;
 
 fn unnamed<'a>(store: &'a LocalRepository, id: &BackupId) -> Result<LocalUpload<'a>> {
-    store.begin(id, label(id).codec)
+    store.begin(id, label(id).codec, Seal::Open)
 }
 
 fn named<'a>(store: &'a LocalRepository, id: &BackupId) -> Result<LocalUpload<'a>> {

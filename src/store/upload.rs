@@ -11,9 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::local::LocalRepository;
-use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME, PARTIAL_PREFIX};
+use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, PARTIAL_PREFIX, manifest_name};
 use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
+use crate::archive::seal::Seal;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
 
@@ -26,6 +27,7 @@ pub struct LocalUpload<'a> {
     repository: &'a LocalRepository,
     id: BackupId,
     archive_name: &'static str,
+    manifest_name: &'static str,
     archive: Arc<File>,
     /// Exists from the beginning only where the archive needs a name from the beginning.
     partial: Option<Partial<'a>>,
@@ -47,21 +49,21 @@ struct Partial<'a> {
 }
 
 impl LocalRepository {
-    /// Begins the backup `id`, whose archive is written by `codec`; removes what dead runs left.
-    pub fn begin(&self, id: &BackupId, codec: Codec) -> Result<LocalUpload<'_>> {
+    /// Begins the backup `id`, whose archive is written by `codec` and `seal`; removes what dead runs left.
+    pub fn begin(&self, id: &BackupId, codec: Codec, seal: Seal) -> Result<LocalUpload<'_>> {
         let unnamed = self.dir.create_unnamed()?;
-        self.begin_with(id, codec, unnamed)
+        self.begin_with(id, codec, seal, unnamed)
     }
 
     /// Begins as where the file system has no files without names.
     #[cfg(test)]
     pub(super) fn begin_named(&self, id: &BackupId, codec: Codec) -> Result<LocalUpload<'_>> {
-        self.begin_with(id, codec, None)
+        self.begin_with(id, codec, Seal::Open, None)
     }
 
-    fn begin_with(&self, id: &BackupId, codec: Codec, unnamed: Option<File>) -> Result<LocalUpload<'_>> {
+    fn begin_with(&self, id: &BackupId, codec: Codec, seal: Seal, unnamed: Option<File>) -> Result<LocalUpload<'_>> {
         self.sweep()?;
-        let archive_name = codec.archive_name();
+        let (archive_name, manifest_name) = (codec.archive_name(seal), manifest_name(seal));
         let (file, partial) = match unnamed {
             Some(file) => (file, None),
             None => {
@@ -69,7 +71,8 @@ impl LocalRepository {
                 (partial.dir.create_file(archive_name)?, Some(partial))
             }
         };
-        Ok(LocalUpload { repository: self, id: id.clone(), archive_name, archive: Arc::new(file), partial })
+        let archive = Arc::new(file);
+        Ok(LocalUpload { repository: self, id: id.clone(), archive_name, manifest_name, archive, partial })
     }
 
     /// Removes the partial directories whose writers are dead.
@@ -104,7 +107,7 @@ impl<'a> LocalUpload<'a> {
     /// Publishes the backup: after this it exists, whole and on the disk. An error leaves nothing.
     pub fn commit(self, manifest_stored: &[u8], label: &Label) -> Result<()> {
         self.check(manifest_stored, label)?;
-        let Self { repository, id, archive_name, archive, partial } = self;
+        let Self { repository, id, archive_name, manifest_name, archive, partial } = self;
         let named = partial.is_some();
         let mut partial = match partial {
             Some(partial) => partial,
@@ -114,7 +117,7 @@ impl<'a> LocalUpload<'a> {
         if !named {
             partial.dir.link_unnamed(&archive, archive_name)?;
         }
-        partial.write(MANIFEST_NAME, manifest_stored)?;
+        partial.write(manifest_name, manifest_stored)?;
         partial.write(LABEL_NAME, &label_text(label)?)?;
         partial.dir.sync()?;
         partial.publish(id.as_str())
@@ -124,7 +127,7 @@ impl<'a> LocalUpload<'a> {
         let written = self.archive.metadata().map_err(|cause| Error::io("look at", self.archive_name, cause))?.len();
         let stored = [
             ("archive", &label.archive, self.archive_name, written),
-            ("manifest", &label.manifest, MANIFEST_NAME, manifest_stored.len() as u64),
+            ("manifest", &label.manifest, self.manifest_name, manifest_stored.len() as u64),
         ];
         for (what, record, name, bytes) in stored {
             if record.name != name || record.bytes != bytes {

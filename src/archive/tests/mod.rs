@@ -18,6 +18,7 @@ use super::label::{Label, Source, Stored};
 use super::manifest::{EntryKind, FORMAT_VERSION, FileClass, Manifest, Root, RootKind, RootName};
 use super::progress::Progress;
 use super::read_at::ReadAt;
+use super::seal::{Identities, Recipients, Seal};
 use super::verify::{Report, verify};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
@@ -92,7 +93,7 @@ fn head() -> ManifestHead {
 }
 
 fn encoder<W: std::io::Write + Send + 'static>(codec: Codec, workers: usize, sink: W) -> Encoder<W> {
-    let options = EncodeOptions { codec, workers: count(workers) };
+    let options = EncodeOptions { codec, workers: count(workers), recipients: Recipients::none() };
     Encoder::start(options, sink, Cancel::default(), Arc::default()).unwrap()
 }
 
@@ -173,7 +174,8 @@ fn label(finished: &Finished<Vec<u8>>) -> Label {
         raw_bytes: finished.manifest.raw_bytes(),
         copied_again_bytes: 0,
         codec: finished.manifest.codec,
-        archive: stored(finished.manifest.codec.archive_name(), &finished.sink),
+        recipients: Recipients::none(),
+        archive: stored(finished.manifest.codec.archive_name(Seal::Open), &finished.sink),
         manifest: stored("manifest.json.zst", &manifest),
         request: None,
         warnings: 0,
@@ -181,7 +183,7 @@ fn label(finished: &Finished<Vec<u8>>) -> Label {
 }
 
 fn verified(source: &dyn ReadAt, manifest: &Manifest, label: &Label) -> Result<Report> {
-    verify(source, manifest, label, count(2), &Cancel::default(), &Progress::default())
+    verify(source, manifest, label, &Identities::none(), count(2), &Cancel::default(), &Progress::default())
 }
 
 /// Bytes that compress about two to one and differ everywhere.

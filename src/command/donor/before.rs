@@ -11,6 +11,7 @@ use tracing::warn;
 use super::plan::Plan;
 use crate::archive::codec::Codec;
 use crate::archive::label::Source;
+use crate::archive::seal::Recipients;
 use crate::cancel::Cancel;
 use crate::command::human;
 use crate::config::choice::Release;
@@ -40,6 +41,8 @@ const BETWEEN_SURVEYS: Duration = Duration::from_millis(200);
 pub(super) struct Prepared {
     pub(super) address: Address,
     pub(super) config: Config,
+    /// Who can read the backup.
+    pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
     pub(super) repository: LocalRepository,
@@ -61,6 +64,7 @@ impl Prepared {
         let address = Address::parse(&request.address)?;
         let files = OptionFiles::of_server(environment, &request.defaults)?;
         let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
+        let recipients = config.recipients()?;
         let variables = server::variables(request, &files.server(cancel)?, environment);
         let only_run = lock(&variables.datadir)?;
         let repository = LocalRepository::open(config.destination(address.destination.as_ref())?)?;
@@ -76,7 +80,7 @@ impl Prepared {
         if config.release == Release::Held && plan.source != Source::Clone {
             warn!("release = held needs a clone: the node is released when the backup is stored");
         }
-        Ok(Self { address, config, variables, datadir, repository, inventory, plan, _only_run: only_run })
+        Ok(Self { address, config, recipients, variables, datadir, repository, inventory, plan, _only_run: only_run })
     }
 }
 

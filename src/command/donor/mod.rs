@@ -26,6 +26,7 @@ use self::space::SpaceWatch;
 use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
+use crate::archive::seal::seal;
 use crate::cancel::Cancel;
 use crate::config::Environment;
 use crate::error::Result;
@@ -61,10 +62,11 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let Prepared { config, datadir, repository, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
     let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
-    let upload = repository.begin(&id, config.codec)?;
+    let upload = repository.begin(&id, config.codec, prepared.recipients.seal())?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());
-    let options = EncodeOptions { codec: config.codec, workers: config.workers };
+    let recipients = prepared.recipients.clone();
+    let options = EncodeOptions { codec: config.codec, workers: config.workers, recipients };
     let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
     let pace = encoder.pace();
     let ticker = Ticker::start(Arc::clone(&progress))?;
@@ -105,7 +107,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
         warnings,
     })?;
     drop(space);
-    let manifest = finished.manifest.to_stored()?;
+    let manifest = seal(finished.manifest.to_stored()?, &prepared.recipients)?;
     let label = origin.label(id, &position, times, &settled, &finished, &manifest);
     cancel.check()?;
     upload.commit(&manifest, &label)?;

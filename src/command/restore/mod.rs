@@ -23,7 +23,8 @@ use crate::archive::decode::{self, PieceSink};
 use crate::archive::label::Label;
 use crate::archive::manifest::Manifest;
 use crate::archive::progress::Progress;
-use crate::archive::read_at::{FileAt, ReadAt};
+use crate::archive::read_at::ReadAt;
+use crate::archive::seal::Archive;
 use crate::cli::RestoreArgs;
 use crate::error::{Class, Error, Result};
 use crate::monitor::bar::Bar;
@@ -31,7 +32,7 @@ use crate::monitor::bar::Bar;
 /// Restores one backup. On any error the targets are as they were.
 pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Result<()> {
     let label = context.repository.label(&context.repository.resolve(&args.id)?)?;
-    let manifest = context.repository.manifest(&label)?;
+    let manifest = context.manifest(&label)?;
     let wish = Wish {
         target: &args.target,
         roots: &args.roots,
@@ -40,8 +41,9 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     };
     let plan = Plan::new(&manifest, &wish, context.cancel)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
-    let archive = context.repository.open_archive(&label)?;
-    check_length(&label, &archive)?;
+    let stored = context.repository.open_archive(&label)?;
+    check_length(&label, &stored)?;
+    let archive = Archive::open(&stored, &label, context.keys)?;
 
     let stages = Stages::prepare(&manifest, &plan, context.repository.path())?;
     announce(&label, &owners, output)?;
@@ -55,7 +57,7 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
 }
 
 /// A frame that nobody needs may be missing or stand after the end: that is damage all the same.
-fn check_length(label: &Label, archive: &FileAt) -> Result<()> {
+fn check_length(label: &Label, archive: &dyn ReadAt) -> Result<()> {
     let (found, promised) = (archive.len(), label.archive.bytes);
     if found == promised {
         return Ok(());
@@ -86,7 +88,7 @@ fn fill(
     context: &Context<'_>,
     output: &Output,
     manifest: &Manifest,
-    archive: &FileAt,
+    archive: &dyn ReadAt,
 ) -> Result<()> {
     let mut wanted = vec![false; manifest.files.len()];
     let progress = Arc::new(Progress::default());

@@ -26,7 +26,7 @@ fn listed(lab: &Lab) -> (Result<()>, String) {
 }
 
 fn named() -> VerifyArgs {
-    VerifyArgs { ids: vec![ID.to_owned()], all: false }
+    VerifyArgs { ids: vec![ID.to_owned()], ..VerifyArgs::default() }
 }
 
 fn flip(path: &Path, at: impl Fn(usize) -> usize) {
@@ -134,7 +134,7 @@ fn a_sound_backup_is_called_sound_and_all_means_all() {
     result.unwrap();
     assert!(text.starts_with("20261123T100946Z-node2-0001: sound") && text.contains("verdict: the backup is sound"));
     fs::remove_file(lab.stored(LABEL)).unwrap();
-    let (result, text) = verify(&lab, &VerifyArgs { ids: vec![], all: true });
+    let (result, text) = verify(&lab, &VerifyArgs { all: true, ..VerifyArgs::default() });
     assert_eq!(result.unwrap_err().class(), Class::Damage);
     assert!(text.contains("verdict: 1 of 2 backups not sound") && text.contains(ID), "{text}");
 }
@@ -154,7 +154,10 @@ fn json_has_every_damage() {
 #[test]
 fn an_empty_repository_has_nothing_to_verify_and_the_list_says_how_to_begin() {
     let lab = Lab::empty();
-    assert_eq!(verify(&lab, &VerifyArgs { ids: vec![], all: true }).0.unwrap_err().class(), Class::NotFound);
+    assert_eq!(
+        verify(&lab, &VerifyArgs { all: true, ..VerifyArgs::default() }).0.unwrap_err().class(),
+        Class::NotFound
+    );
     let (result, text) = listed(&lab);
     result.unwrap();
     assert!(text.contains("no backups in") && text.contains("garbd"), "{text}");
