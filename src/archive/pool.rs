@@ -431,7 +431,7 @@ fn write<W: Write>(
     Ok(Some(Written { sink, frames, stored_bytes, raw_bytes, sha256 }))
 }
 
-struct Writer<W> {
+struct Writer<W: Write> {
     storing: Storing<W>,
     frames: Vec<Frame>,
     /// Bytes of all frames so far.

@@ -300,6 +300,32 @@ mod tests {
     }
 
     #[test]
+    fn recipients_add_up_within_one_place_and_a_nearer_place_replaces_them() {
+        let one = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+        let two = "age1crlcnjste9resrk73dplhqemjhs2pqmdg2lxrgfxy7z34y53x4ns452ttf";
+        let lines = [file("recipient", one), file("recipient", two)];
+        let resolve = |environment: &Environment| Config::resolve(&lines, environment, &[]).unwrap();
+        assert_eq!(resolve(&Environment::default()).recipients().unwrap().iter().count(), 2);
+        let nearer = Environment::from_iter([("WSREP_SST_BACKUP_RECIPIENT", format!("{two}, {two}"))]);
+        let found = resolve(&nearer).recipients().unwrap();
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [two]);
+        let nobody = Environment::from_iter([("WSREP_SST_BACKUP_RECIPIENT", "none")]);
+        assert!(resolve(&nobody).recipients().unwrap().is_empty());
+        for bad in ["", "age1", &format!("{one},"), &format!("{one} {two}")] {
+            assert!(from_file(&[("recipient", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_in_the_place_of_a_recipient_is_refused_and_not_repeated() {
+        let secret = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+        for name in ["recipient", "recipients-file", "repository", secret] {
+            let message = from_file(&[(name, secret)]).unwrap_err().to_string();
+            assert!(message.contains("a private key") && !message.contains("GQ9778"), "{message}");
+        }
+    }
+
+    #[test]
     fn destinations_have_names_and_the_address_chooses_among_them() {
         let config = from_file(&[("destination.far_1", "/mnt/far"), ("destination.Near", "/near")]).unwrap();
         let name = |text: &str| text.parse::<DestinationName>().unwrap();

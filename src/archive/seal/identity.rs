@@ -126,11 +126,11 @@ fn fill(mut file: &File, buffer: &mut [u8], cancel: &Cancel) -> Result<usize> {
 
 fn parse(path: &Path, text: &[u8]) -> Result<Vec<x25519::Identity>> {
     let bad = |what: &str| Error::new(Class::Key, format!("{path:?} {what}"));
-    let text = std::str::from_utf8(text).map_err(|_| bad("is not a file of age identities"))?;
-    if ENCRYPTED.iter().any(|beginning| text.starts_with(beginning)) {
+    if ENCRYPTED.iter().any(|beginning| text.starts_with(beginning.as_bytes())) {
         return Err(bad("is encrypted itself, most likely with a passphrase, and this program asks for none")
             .hint("in bash: --identity <(age -d FILE)"));
     }
+    let text = std::str::from_utf8(text).map_err(|_| bad("is not a file of age identities"))?;
     let mut keys = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();

@@ -37,7 +37,7 @@ impl Recipient {
     /// Whether something can be encrypted to it: to a few points of the curve that are no keys it cannot.
     fn is_usable(&self) -> bool {
         let key = self.0.clone();
-        // The crate takes such a point for a broken source of random numbers, and panics.
+        // The crate takes such a point for a broken source of random numbers, and panics: its line is in the log, too.
         catch_unwind(move || Encryptor::with_recipients(iter::once(&key as &dyn age::Recipient)).is_ok())
             .unwrap_or(false)
     }

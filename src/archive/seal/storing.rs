@@ -2,13 +2,13 @@
 //!
 //! A stream that was not finished has no last chunk, so that no reader takes it for a whole one.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use age::Encryptor;
 use age::stream::StreamWriter;
 use sha2::{Digest as _, Sha256};
 
-use super::Recipients;
+use super::{HEADER_BYTES_MAX, Recipients};
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
 
@@ -16,11 +16,13 @@ use crate::error::{Class, Error, Result};
 pub(in crate::archive) struct Sealing(Option<Encryptor>);
 
 /// Bytes on their way into `W`.
-pub(in crate::archive) struct Storing<W>(Layer<W>);
+pub(in crate::archive) struct Storing<W: Write>(Layer<W>);
 
-enum Layer<W> {
+enum Layer<W: Write> {
     Open(Counted<W>),
-    Age(Box<StreamWriter<Counted<W>>>),
+    /// The `age` crate writes its header in small parts and hides the cause when one fails: so they are collected, and
+    /// written with the first chunk.
+    Age(Box<StreamWriter<Counted<BufWriter<W>>>>),
 }
 
 /// Everything that was stored.
@@ -46,10 +48,12 @@ impl Sealing {
 
     /// Begins to store into `sink`; of an encrypted stream that writes the header.
     pub(in crate::archive) fn begin<W: Write>(self, sink: W) -> io::Result<Storing<W>> {
-        let counted = Counted { sink, bytes: 0, hasher: Sha256::new() };
         Ok(Storing(match self.0 {
-            None => Layer::Open(counted),
-            Some(encryptor) => Layer::Age(Box::new(encryptor.wrap_output(counted)?)),
+            None => Layer::Open(Counted::new(sink)),
+            Some(encryptor) => {
+                let sink = BufWriter::with_capacity(HEADER_BYTES_MAX, sink);
+                Layer::Age(Box::new(encryptor.wrap_output(Counted::new(sink))?))
+            }
         }))
     }
 }
@@ -57,9 +61,12 @@ impl Sealing {
 impl<W: Write> Storing<W> {
     /// Writes what is still to be written, and flushes.
     pub(in crate::archive) fn finish(self) -> io::Result<Kept<W>> {
-        let Counted { mut sink, bytes, hasher } = match self.0 {
-            Layer::Open(counted) => counted,
-            Layer::Age(writer) => writer.finish()?,
+        let (mut sink, bytes, hasher) = match self.0 {
+            Layer::Open(Counted { sink, bytes, hasher }) => (sink, bytes, hasher),
+            Layer::Age(writer) => {
+                let Counted { sink, bytes, hasher } = writer.finish()?;
+                (sink.into_inner().map_err(io::IntoInnerError::into_error)?, bytes, hasher)
+            }
         };
         sink.flush()?;
         Ok(Kept { sink, bytes, sha256: Digest::finish(hasher) })
@@ -87,6 +94,12 @@ struct Counted<W> {
     sink: W,
     bytes: u64,
     hasher: Sha256,
+}
+
+impl<W> Counted<W> {
+    fn new(sink: W) -> Self {
+        Self { sink, bytes: 0, hasher: Sha256::new() }
+    }
 }
 
 impl<W: Write> Write for Counted<W> {

@@ -342,7 +342,7 @@ fn a_file_of_keys_has_comments_and_any_ends_of_lines() {
 fn what_is_no_file_of_keys_is_refused_and_never_shown() {
     let truncated = &SECRET[..SECRET.len() - 1];
     let many = format!("{SECRET}\n").repeat(65);
-    let cases: [(&[u8], &str); 9] = [
+    let cases: [(&[u8], &str); 10] = [
         (b"", "holds no identity"),
         (b"# nothing\n", "holds no identity"),
         (truncated.as_bytes(), "line 1"),
@@ -350,6 +350,7 @@ fn what_is_no_file_of_keys_is_refused_and_never_shown() {
         (b"age-encryption.org/v1\n-> scrypt x 18\n", "passphrase"),
         (b"-----BEGIN AGE ENCRYPTED FILE-----\n", "passphrase"),
         (b"\xff\xfe", "not a file of age identities"),
+        (b"age-encryption.org/v1\n-> X25519 x\n\xff", "encrypted itself"),
         (many.as_bytes(), "more than 64 keys"),
         (&[b'#'; 70_000], "larger than"),
     ];

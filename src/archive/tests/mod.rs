@@ -4,6 +4,7 @@ mod damage;
 mod failure;
 mod hostile;
 mod round_trip;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -93,7 +94,16 @@ fn head() -> ManifestHead {
 }
 
 fn encoder<W: std::io::Write + Send + 'static>(codec: Codec, workers: usize, sink: W) -> Encoder<W> {
-    let options = EncodeOptions { codec, workers: count(workers), recipients: Recipients::none() };
+    encoder_for(&Recipients::none(), codec, workers, sink)
+}
+
+fn encoder_for<W: std::io::Write + Send + 'static>(
+    recipients: &Recipients,
+    codec: Codec,
+    workers: usize,
+    sink: W,
+) -> Encoder<W> {
+    let options = EncodeOptions { codec, workers: count(workers), recipients: recipients.clone() };
     Encoder::start(options, sink, Cancel::default(), Arc::default()).unwrap()
 }
 
@@ -105,7 +115,11 @@ fn add_file<W: std::io::Write + Send + 'static>(encoder: &mut Encoder<W>, meta: 
 }
 
 fn encode(tree: &Tree, codec: Codec, workers: usize) -> Finished<Vec<u8>> {
-    let mut encoder = encoder(codec, workers, Vec::new());
+    encode_for(&Recipients::none(), tree, codec, workers)
+}
+
+fn encode_for(recipients: &Recipients, tree: &Tree, codec: Codec, workers: usize) -> Finished<Vec<u8>> {
+    let mut encoder = encoder_for(recipients, codec, workers, Vec::new());
     for (name, contents) in tree {
         match contents {
             Some(contents) => add_file(&mut encoder, meta(name, 0), contents),
