@@ -47,13 +47,14 @@ impl ReadAt for FileAt {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|cause| {
-            if cause.kind() == io::ErrorKind::UnexpectedEof {
-                let end = offset.saturating_add(buf.len() as u64);
-                Error::new(Class::Damage, format!("{:?} ends before byte {end}", self.path))
-            } else {
-                Error::io("read", &self.path, cause)
-            }
+        let end = offset.saturating_add(buf.len() as u64);
+        let short = || Error::new(Class::Damage, format!("{:?} ends before byte {end}", self.path));
+        if end > self.len {
+            return Err(short());
+        }
+        self.file.read_exact_at(buf, offset).map_err(|cause| match cause.kind() {
+            io::ErrorKind::UnexpectedEof => short(),
+            _ => Error::io("read", &self.path, cause),
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::archive::seal::{Identities, Recipients, seal};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::relpath::RelPath;
-use crate::store::{LocalRepository, manifest_name};
+use crate::store::{Destination, LocalRepository, Repository, manifest_name};
 
 pub(crate) const ID: &str = "20261122T100946Z-node2-7f3a";
 pub(crate) const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:77";
@@ -132,11 +132,12 @@ impl Donor {
     /// Makes the backup `id` in `repository`.
     pub(crate) fn back_up(&self, repository: &LocalRepository, id: &str) -> Label {
         let id: BackupId = id.parse().unwrap();
-        let upload = repository.begin(&id, self.codec, self.recipients.seal()).unwrap();
+        let archive_name = self.codec.archive_name(self.recipients.seal());
+        let (upload, sink) = repository.begin(&id, archive_name, 0).unwrap();
         let recipients = self.recipients.clone();
         let options = EncodeOptions { codec: self.codec, workers: NonZeroUsize::new(2).unwrap(), recipients };
         let progress = Arc::new(Progress::default());
-        let mut encoder = Encoder::start(options, upload.archive(), Cancel::default(), progress).unwrap();
+        let mut encoder = Encoder::start(options, sink, Cancel::default(), progress).unwrap();
         let scratch = tempfile::tempdir().unwrap();
         for (number, member) in self.members.iter().enumerate() {
             match &member.bytes {

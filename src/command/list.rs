@@ -6,9 +6,7 @@ use super::output::{Align, Output, Table};
 use super::{Context, human};
 use crate::archive::label::{BackupId, Label};
 use crate::error::{Class, Error, Result, one_line};
-use crate::relpath::escape;
 use crate::store::Listing;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 /// The document of `list --json`.
@@ -29,21 +27,21 @@ struct Broken<'a> {
 pub fn run(context: &Context<'_>, output: &mut Output) -> Result<()> {
     let listing = context.repository.list()?;
     let broken = listing.broken.iter().map(|(id, error)| Broken { id, error: one_line(error) }).collect();
-    let repository = escape(context.repository.path().as_os_str().as_bytes());
+    let repository = context.repository.place();
     output.json(&Document { repository, backups: &listing.labels, broken })?;
     print(context, &listing, output)?;
     verdict(&listing)
 }
 
 fn print(context: &Context<'_>, listing: &Listing, output: &mut Output) -> Result<()> {
-    let place = context.repository.path();
+    let place = context.repository.place();
     if listing.labels.is_empty() && listing.broken.is_empty() {
-        output.line(format!("no backups in {place:?}"))?;
+        output.line(format!("no backups in \"{place}\""))?;
         return output.line(
             "make one with: garbd --address gcomm://NODE --group CLUSTER --donor NODE --sst backup (see README)",
         );
     }
-    output.line(format!("{} in {place:?}", human::count(listing.labels.len() as u64, "backup")))?;
+    output.line(format!("{} in \"{place}\"", human::count(listing.labels.len() as u64, "backup")))?;
     if !listing.labels.is_empty() {
         output.table(&table(&listing.labels, context.now))?;
     }

@@ -19,13 +19,13 @@ use crate::archive::manifest::Manifest;
 use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
 use crate::error::Result;
-use crate::store::LocalRepository;
+use crate::store::Repository;
 
 /// What every operator command works with.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// Where the backups are.
-    pub repository: &'a LocalRepository,
+    pub repository: &'a dyn Repository,
     /// The private keys that open encrypted backups.
     pub keys: &'a Identities,
     /// Threads that read, check and write.

@@ -43,7 +43,7 @@ pub fn run(args: &ShowArgs, context: &Context<'_>, output: &mut Output) -> Resul
     let manifest = if closed { None } else { Some(context.manifest(&label)?) };
     let manifest = manifest.as_ref();
     let classes = manifest.map(classes);
-    let directory = escape(context.repository.path_of(&label.id).as_os_str().as_bytes());
+    let directory = context.repository.place_of(&label.id);
     output.json(&Document {
         directory: directory.clone(),
         label: &label,

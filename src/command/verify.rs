@@ -8,7 +8,6 @@ use super::output::Output;
 use super::{Context, human};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
-use crate::archive::read_at::ReadAt;
 use crate::archive::seal::Seal;
 use crate::archive::verify::{self, Report};
 use crate::cli::VerifyArgs;
@@ -93,7 +92,7 @@ fn ids(args: &VerifyArgs, context: &Context<'_>) -> Result<Vec<BackupId>> {
     let mut ids: Vec<BackupId> = listing.labels.into_iter().map(|label| label.id).chain(broken).collect();
     ids.sort();
     if ids.is_empty() {
-        return Err(Error::new(Class::NotFound, format!("there is no backup in {:?}", repository.path())));
+        return Err(Error::new(Class::NotFound, format!("there is no backup in \"{}\"", repository.place())));
     }
     Ok(ids)
 }
@@ -137,13 +136,13 @@ fn read_through(id: &BackupId, context: &Context<'_>, output: &Output) -> Result
         let archive = repository.open_archive(&label)?;
         progress.set_total(archive.len());
         let _bar = Bar::start(output.may_draw(), "verifying", &progress);
-        return Ok((Depth::Stored, verify::verify_stored(&archive, &label, cancel, &progress)?));
+        return Ok((Depth::Stored, verify::verify_stored(&*archive, &label, cancel, &progress)?));
     }
     let manifest = context.manifest(&label)?;
     let archive = repository.open_archive(&label)?;
     progress.set_total(manifest.raw_bytes());
     let _bar = Bar::start(output.may_draw(), "verifying", &progress);
-    let report = verify::verify(&archive, &manifest, &label, keys, workers, cancel, &progress)?;
+    let report = verify::verify(&*archive, &manifest, &label, keys, workers, cancel, &progress)?;
     Ok((Depth::Everything, report))
 }
 

@@ -21,7 +21,7 @@ use crate::datadir::inventory::Inventory;
 use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
-use crate::store::LocalRepository;
+use crate::store::{Destination, LocalRepository};
 use crate::wsrep::address::Address;
 use crate::wsrep::request::Request;
 
@@ -45,7 +45,7 @@ pub(super) struct Prepared {
     pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
-    pub(super) repository: LocalRepository,
+    pub(super) destination: Box<dyn Destination>,
     /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
     pub(super) inventory: Inventory,
     /// How the files are held still.
@@ -67,20 +67,20 @@ impl Prepared {
         let recipients = config.recipients()?;
         let variables = server::variables(request, &files.server(cancel)?, environment);
         let only_run = lock(&variables.datadir)?;
-        let repository = LocalRepository::open(config.destination(address.destination.as_ref())?)?;
-        repository.probe_writable()?;
-        let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, repository.path()) };
+        let destination = Box::new(LocalRepository::open(config.destination(address.destination.as_ref())?)?);
+        destination.probe_writable()?;
+        let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
         let inventory = survey(&datadir, cancel)?;
         datadir.check_complete(&inventory)?;
         datadir.check_readable(&inventory, cancel)?;
-        check_space(&repository, config.codec, inventory.total_bytes())?;
+        check_space(&*destination, config.codec, inventory.total_bytes())?;
         inventory.warnings.iter().for_each(|warning| warn!("{warning}"));
         let plan = Plan::choose(&config, &datadir, &inventory)?;
         if config.release == Release::Held && plan.source != Source::Clone {
             warn!("release = held needs a clone: the node is released when the backup is stored");
         }
-        Ok(Self { address, config, recipients, variables, datadir, repository, inventory, plan, _only_run: only_run })
+        Ok(Self { address, config, recipients, variables, datadir, destination, inventory, plan, _only_run: only_run })
     }
 }
 
@@ -96,9 +96,9 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
 }
 
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
-fn of_backups(config: &Config, chosen: &Path) -> Vec<PathBuf> {
+fn of_backups(config: &Config, chosen: &dyn Destination) -> Vec<PathBuf> {
     let configured = config.destinations.values().chain([&config.repository]);
-    configured.cloned().chain([chosen.to_owned()]).collect()
+    configured.cloned().chain(chosen.local_path().map(Path::to_owned)).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.
@@ -110,15 +110,15 @@ fn lock(datadir: &Path) -> Result<Flock<File>> {
     })
 }
 
-fn check_space(repository: &LocalRepository, codec: Codec, bytes: u64) -> Result<()> {
-    let free = repository.free_bytes()?;
+fn check_space(destination: &dyn Destination, codec: Codec, bytes: u64) -> Result<()> {
+    let Some(free) = destination.free_bytes()? else { return Ok(()) };
     let least = if codec == Codec::None { bytes } else { bytes / HOPELESS_PART };
     let text = || {
         let (free, bytes) = (human::size(free), human::size(bytes));
-        format!("{:?} has {free} free for a backup of {bytes}", repository.path())
+        format!("\"{}\" has {free} free for a backup of {bytes}", destination.place())
     };
     if free < least {
-        return Err(Error::io("write the backup to", repository.path(), Errno::ENOSPC).hint(text()));
+        return Err(Error::io("write the backup to", destination.place(), Errno::ENOSPC).hint(text()));
     }
     if free < bytes / DOUBTFUL_PART {
         warn!("{}: that may be too little", text());

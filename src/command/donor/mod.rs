@@ -59,15 +59,16 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let mut prepared = Prepared::make(&request, environment, &cancel)?;
     let clones = std::mem::take(&mut prepared.plan.clones);
     let spaces = std::mem::take(&mut prepared.plan.spaces);
-    let Prepared { config, datadir, repository, inventory, plan, .. } = &prepared;
+    let Prepared { config, datadir, destination, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
     let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
-    let upload = repository.begin(&id, config.codec, prepared.recipients.seal())?;
+    let archive_name = config.codec.archive_name(prepared.recipients.seal());
+    let (upload, sink) = destination.begin(&id, archive_name, inventory.total_bytes())?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());
     let recipients = prepared.recipients.clone();
     let options = EncodeOptions { codec: config.codec, workers: config.workers, recipients };
-    let mut encoder = Encoder::start(options, upload.archive(), cancel.clone(), Arc::clone(&progress))?;
+    let mut encoder = Encoder::start(options, sink, cancel.clone(), Arc::clone(&progress))?;
     let pace = encoder.pace();
     let ticker = Ticker::start(Arc::clone(&progress))?;
     report::prepared(&id, &prepared);
@@ -112,7 +113,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     cancel.check()?;
     upload.commit(&manifest, &label)?;
     drop(ticker);
-    report::published(&label, repository);
+    report::published(&label, &**destination);
     session.map_or(Ok(()), Session::done)
 }
 

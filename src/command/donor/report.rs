@@ -8,7 +8,7 @@ use super::before::Prepared;
 use crate::archive::label::{BackupId, Label};
 use crate::command::human;
 use crate::source::settle::Settled;
-use crate::store::LocalRepository;
+use crate::store::Destination;
 use crate::wsrep::answer::Position;
 use crate::wsrep::grastate::Agreement;
 use crate::wsrep::request::Request;
@@ -19,11 +19,15 @@ pub(super) fn asked(request: &Request) {
 }
 
 pub(super) fn prepared(id: &BackupId, prepared: &Prepared) {
-    let Prepared { inventory, repository, config, .. } = prepared;
+    let Prepared { inventory, destination, config, .. } = prepared;
     let size = human::size(inventory.total_bytes());
     let files = human::count(inventory.files.len() as u64, "file");
     let workers = human::count(config.workers.get() as u64, "worker");
-    info!("backup {id}: {size} in {files}, compression {}, {workers}, to {:?}", config.codec.name(), repository.path());
+    info!(
+        "backup {id}: {size} in {files}, compression {}, {workers}, to \"{}\"",
+        config.codec.name(),
+        destination.place()
+    );
 }
 
 pub(super) fn frozen(position: &Position, flush: Duration) {
@@ -60,12 +64,12 @@ pub(super) fn released_early() {
     info!("the node is released (release = held): there is no backup before the line that says so");
 }
 
-pub(super) fn published(label: &Label, repository: &LocalRepository) {
+pub(super) fn published(label: &Label, destination: &dyn Destination) {
     let took = human::between(label.started, label.finished);
     info!(
-        "backup {} is complete in {:?}: {} stored as {} ({}), frozen for {} ms, took {}, position {}",
+        "backup {} is complete in \"{}\": {} stored as {} ({}), frozen for {} ms, took {}, position {}",
         label.id,
-        repository.path(),
+        destination.place(),
         human::size(label.raw_bytes),
         human::size(label.archive.bytes),
         human::ratio(label.raw_bytes, label.archive.bytes),

@@ -52,7 +52,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
         chosen.extend(choose::choose(&manifest, what)?);
     }
     let stored = context.repository.open_archive(&label)?;
-    let archive = Archive::open(&stored, &label, context.keys)?;
+    let archive = Archive::open(&*stored, &label, context.keys)?;
     let places = places(&manifest, &chosen)?;
     let destination = Destination::open(&args.to)?;
     places.keys().try_for_each(|path| destination.check_free(path))?;

@@ -42,10 +42,10 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     let plan = Plan::new(&manifest, &wish, context.cancel)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
     let stored = context.repository.open_archive(&label)?;
-    check_length(&label, &stored)?;
-    let archive = Archive::open(&stored, &label, context.keys)?;
+    check_length(&label, &*stored)?;
+    let archive = Archive::open(&*stored, &label, context.keys)?;
 
-    let stages = Stages::prepare(&manifest, &plan, context.repository.path())?;
+    let stages = Stages::prepare(&manifest, &plan, context.repository.local_path())?;
     announce(&label, &owners, output)?;
     let tree = Tree::new(&manifest, &owners, stages.dirs()?);
     fill(&tree, &plan, context, output, &manifest, &archive)?;

@@ -26,7 +26,7 @@ pub struct Stages {
 
 impl Stages {
     /// Checks every target and the space for it; then makes the hidden directories.
-    pub fn prepare(manifest: &Manifest, plan: &Plan, repository: &Path) -> Result<Self> {
+    pub fn prepare(manifest: &Manifest, plan: &Plan, repository: Option<&Path>) -> Result<Self> {
         let mut sites = Vec::with_capacity(plan.targets.len());
         for target in &plan.targets {
             sites.push(target.as_deref().map(Site::examine).transpose()?);
@@ -106,7 +106,7 @@ fn guarded(manifest: &Manifest, sites: &[Option<Site>]) -> Result<Vec<(usize, Os
     Ok(guarded)
 }
 
-fn check_apart(sites: &[Option<Site>], repository: &Path) -> Result<()> {
+fn check_apart(sites: &[Option<Site>], repository: Option<&Path>) -> Result<()> {
     let paths: Vec<&Path> = sites.iter().flatten().map(Site::path).collect();
     for (at, one) in paths.iter().enumerate() {
         for other in &paths[at + 1..] {
@@ -115,6 +115,7 @@ fn check_apart(sites: &[Option<Site>], repository: &Path) -> Result<()> {
                 return Err(Error::new(Class::Refused, text));
             }
         }
+        let Some(repository) = repository else { continue };
         let repository = repository.canonicalize().map_err(|cause| Error::io("resolve", repository, cause))?;
         if one.starts_with(&repository) {
             let text = format!("the target {one:?} is inside the repository {repository:?}");

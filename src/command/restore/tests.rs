@@ -14,6 +14,7 @@ use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, nam
 use crate::dir::fault::{self, After};
 use crate::error::Class;
 use crate::relpath::RelPath;
+use crate::store::Repository;
 
 fn args(target: &Path) -> RestoreArgs {
     RestoreArgs { id: "latest".to_owned(), target: target.to_owned(), ..RestoreArgs::default() }

@@ -8,6 +8,7 @@ use crate::archive::seal::{Identities, Recipients};
 use crate::cli::{RestoreArgs, VerifyArgs};
 use crate::command::fixture::{Donor, ID, Lab, names, printed};
 use crate::command::{list, restore};
+use crate::store::Repository as _;
 
 const ARCHIVE: &str = "archive.tar.zst";
 const MANIFEST: &str = "manifest.json.zst";

@@ -2,19 +2,28 @@
 //!
 //! The directory is resolved once; everything after that is relative to its descriptor and follows no link.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+mod upload;
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::str::FromStr;
 
 use nix::unistd::{Uid, User};
 
+use super::repository::{Repository, lost, not_found};
+use super::{Begun, Destination};
+use crate::archive::label::{BackupId, Label};
+use crate::archive::read_at::{FileAt, ReadAt};
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result};
-use crate::relpath::shell_word;
+use crate::relpath::{escape, shell_word};
 
 /// A directory that holds a directory for each backup.
 #[derive(Debug)]
 pub struct LocalRepository {
-    pub(super) dir: Dir,
+    dir: Dir,
 }
 
 impl LocalRepository {
@@ -35,22 +44,10 @@ impl LocalRepository {
         self.dir.path()
     }
 
-    /// The path of a backup's directory, to be shown.
-    pub fn path_of(&self, id: &crate::archive::label::BackupId) -> PathBuf {
-        self.path().join(id.as_str())
-    }
-
-    /// Bytes that can still be written.
-    pub fn free_bytes(&self) -> Result<u64> {
-        self.dir.free_bytes()
-    }
-
-    /// Proves that this user can write here, by writing; leaves nothing behind.
-    pub fn probe_writable(&self) -> Result<()> {
-        self.probe().map_err(|error| {
-            let owner = user_name();
-            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {}", shell_word(self.path()));
-            if error.advice().is_some() { error } else { error.hint(hint) }
+    fn backup(&self, id: &BackupId) -> Result<Dir> {
+        self.dir.open_dir(id.as_str()).map_err(|error| match error.os_error() {
+            Some(nix::libc::ENOENT) => not_found(format!("there is no backup {id} in {:?}", self.path())),
+            _ => error,
         })
     }
 
@@ -67,6 +64,73 @@ impl LocalRepository {
 
     fn write_probe(&self, mut file: &std::fs::File) -> Result<()> {
         file.write_all(b"probe").map_err(|cause| Error::io("write to", self.path(), cause))
+    }
+}
+
+impl Destination for LocalRepository {
+    fn place(&self) -> String {
+        escape(self.path().as_os_str().as_bytes())
+    }
+
+    fn local_path(&self) -> Option<&Path> {
+        Some(self.path())
+    }
+
+    fn probe_writable(&self) -> Result<()> {
+        self.probe().map_err(|error| {
+            let owner = user_name();
+            let hint = format!("the server's user ({owner}) must own it: chown {owner}: {}", shell_word(self.path()));
+            if error.advice().is_some() { error } else { error.hint(hint) }
+        })
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        self.dir.free_bytes().map(Some)
+    }
+
+    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun<'_>> {
+        let unnamed = self.dir.create_unnamed()?;
+        self.begin_with(id, archive_name, unnamed)
+    }
+}
+
+impl Repository for LocalRepository {
+    fn ids(&self) -> Result<Vec<BackupId>> {
+        let named = |name: &OsStr| name.to_str().and_then(|name| BackupId::from_str(name).ok());
+        Ok(self.dir.names()?.iter().filter_map(|name| named(name)).collect())
+    }
+
+    fn object(&self, id: &BackupId, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let dir = self.backup(id)?;
+        let path = dir.path().join(name);
+        let file = match dir.open_file(name) {
+            Err(error) if error.os_error() == Some(nix::libc::ENOENT) => return Ok(None),
+            opened => opened.map_err(|error| followed(error, &path))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|cause| Error::io("read", &path, cause))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::new(Class::Damage, format!("{path:?} is larger than {limit} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn open_archive(&self, label: &Label) -> Result<Box<dyn ReadAt>> {
+        let dir = self.backup(&label.id)?;
+        let path = dir.path().join(&label.archive.name);
+        let file = dir.open_file(&label.archive.name).map_err(|error| match error.os_error() {
+            Some(nix::libc::ENOENT) => lost(label, "archive").because(error),
+            _ => followed(error, &path),
+        })?;
+        Ok(Box::new(FileAt::new(file, path)?))
+    }
+}
+
+/// A link in the place of a backup's file is damage: nobody follows it.
+fn followed(error: Error, path: &Path) -> Error {
+    match error.os_error() {
+        Some(nix::libc::ELOOP) => Error::new(Class::Damage, format!("{path:?} is a link")).because(error),
+        _ => error,
     }
 }
 

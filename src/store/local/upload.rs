@@ -10,32 +10,28 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use super::local::LocalRepository;
-use super::{LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, PARTIAL_PREFIX, manifest_name};
-use crate::archive::codec::Codec;
+use super::LocalRepository;
 use crate::archive::label::{BackupId, Label};
-use crate::archive::seal::Seal;
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
+use crate::store::{Begun, LABEL_NAME, PARTIAL_PREFIX, Upload, check_label, label_text, manifest_name, taken};
 
 /// Names that are tried for a partial directory: another run's sweep may take a new one before it is locked.
 const ATTEMPTS: u32 = 16;
 
 /// A backup that is being written. Dropping it removes what there is.
 #[derive(Debug)]
-pub struct LocalUpload<'a> {
+struct LocalUpload<'a> {
     repository: &'a LocalRepository,
     id: BackupId,
     archive_name: &'static str,
-    manifest_name: &'static str,
     archive: Arc<File>,
     /// Exists from the beginning only where the archive needs a name from the beginning.
     partial: Option<Partial<'a>>,
 }
 
-/// Where the archive's bytes go, in order; a thread of its own may hold it.
 #[derive(Debug)]
-pub struct ArchiveFile(Arc<File>);
+struct ArchiveFile(Arc<File>);
 
 /// A locked directory that nobody takes for a backup. Dropping it removes it.
 #[derive(Debug)]
@@ -49,21 +45,19 @@ struct Partial<'a> {
 }
 
 impl LocalRepository {
-    /// Begins the backup `id`, whose archive is written by `codec` and `seal`; removes what dead runs left.
-    pub fn begin(&self, id: &BackupId, codec: Codec, seal: Seal) -> Result<LocalUpload<'_>> {
-        let unnamed = self.dir.create_unnamed()?;
-        self.begin_with(id, codec, seal, unnamed)
-    }
-
     /// Begins as where the file system has no files without names.
     #[cfg(test)]
-    pub(super) fn begin_named(&self, id: &BackupId, codec: Codec) -> Result<LocalUpload<'_>> {
-        self.begin_with(id, codec, Seal::Open, None)
+    pub(crate) fn begin_named(&self, id: &BackupId, archive_name: &'static str) -> Result<Begun<'_>> {
+        self.begin_with(id, archive_name, None)
     }
 
-    fn begin_with(&self, id: &BackupId, codec: Codec, seal: Seal, unnamed: Option<File>) -> Result<LocalUpload<'_>> {
+    pub(super) fn begin_with(
+        &self,
+        id: &BackupId,
+        archive_name: &'static str,
+        unnamed: Option<File>,
+    ) -> Result<Begun<'_>> {
         self.sweep()?;
-        let (archive_name, manifest_name) = (codec.archive_name(seal), manifest_name(seal));
         let (file, partial) = match unnamed {
             Some(file) => (file, None),
             None => {
@@ -72,7 +66,8 @@ impl LocalRepository {
             }
         };
         let archive = Arc::new(file);
-        Ok(LocalUpload { repository: self, id: id.clone(), archive_name, manifest_name, archive, partial })
+        let sink = Box::new(ArchiveFile(Arc::clone(&archive)));
+        Ok((Box::new(LocalUpload { repository: self, id: id.clone(), archive_name, archive, partial }), sink))
     }
 
     /// Removes the partial directories whose writers are dead.
@@ -98,16 +93,11 @@ impl LocalRepository {
     }
 }
 
-impl<'a> LocalUpload<'a> {
-    /// Where the archive's bytes go, in order.
-    pub fn archive(&self) -> ArchiveFile {
-        ArchiveFile(Arc::clone(&self.archive))
-    }
-
-    /// Publishes the backup: after this it exists, whole and on the disk. An error leaves nothing.
-    pub fn commit(self, manifest_stored: &[u8], label: &Label) -> Result<()> {
-        self.check(manifest_stored, label)?;
-        let Self { repository, id, archive_name, manifest_name, archive, partial } = self;
+impl Upload for LocalUpload<'_> {
+    fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
+        let Self { repository, id, archive_name, archive, partial } = *self;
+        let written = archive.metadata().map_err(|cause| Error::io("look at", archive_name, cause))?.len();
+        check_label(&id, archive_name, written, manifest_stored, label)?;
         let named = partial.is_some();
         let mut partial = match partial {
             Some(partial) => partial,
@@ -117,41 +107,11 @@ impl<'a> LocalUpload<'a> {
         if !named {
             partial.dir.link_unnamed(&archive, archive_name)?;
         }
-        partial.write(manifest_name, manifest_stored)?;
+        partial.write(manifest_name(label.seal()), manifest_stored)?;
         partial.write(LABEL_NAME, &label_text(label)?)?;
         partial.dir.sync()?;
         partial.publish(id.as_str())
     }
-
-    fn check(&self, manifest_stored: &[u8], label: &Label) -> Result<()> {
-        let written = self.archive.metadata().map_err(|cause| Error::io("look at", self.archive_name, cause))?.len();
-        let stored = [
-            ("archive", &label.archive, self.archive_name, written),
-            ("manifest", &label.manifest, self.manifest_name, manifest_stored.len() as u64),
-        ];
-        for (what, record, name, bytes) in stored {
-            if record.name != name || record.bytes != bytes {
-                let text = format!("{} bytes in {:?}, and not {bytes} in {name:?}", record.bytes, record.name);
-                return Err(Error::new(Class::Refused, format!("the label promises an {what} of {text}")));
-            }
-        }
-        if label.id != self.id {
-            return Err(Error::new(Class::Refused, format!("the label is that of {}, not {}", label.id, self.id)));
-        }
-        if manifest_stored.len() as u64 > MANIFEST_LIMIT {
-            return Err(Error::new(Class::Refused, format!("the manifest is larger than {MANIFEST_LIMIT} bytes")));
-        }
-        Ok(())
-    }
-}
-
-/// The label as stored.
-fn label_text(label: &Label) -> Result<Vec<u8>> {
-    let text = label.to_json()?;
-    if text.len() as u64 > LABEL_LIMIT {
-        return Err(Error::new(Class::Refused, format!("the label is larger than {LABEL_LIMIT} bytes")));
-    }
-    Ok(text)
 }
 
 impl Write for ArchiveFile {
@@ -192,13 +152,11 @@ impl<'a> Partial<'a> {
     }
 
     fn publish(&mut self, name: &str) -> Result<()> {
-        let taken = |error: Error| match error.os_error() {
-            Some(code) if code == nix::libc::EEXIST => {
-                Error::new(Class::Refused, format!("there is a backup {name} already")).because(error)
-            }
+        let refused = |error: Error| match error.os_error() {
+            Some(nix::libc::EEXIST) => taken(name).because(error),
             _ => error,
         };
-        self.repository.publish(&self.name, self.repository, name).map_err(taken)?;
+        self.repository.publish(&self.name, self.repository, name).map_err(refused)?;
         self.name = name.to_owned();
         self.repository.sync()?;
         self.kept = true;
