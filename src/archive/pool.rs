@@ -202,13 +202,9 @@ impl<W: Write + Send + 'static> Pool<W> {
         }
         let write = move || {
             let _alarm = Alarm(&shared);
-            match write(|| sealing.begin(sink), codec, &shared, &done, &free_in) {
-                Ok(written) => written,
-                Err(cause) => {
-                    shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
-                    None
-                }
-            }
+            let written = write(|| sealing.begin(sink), codec, &shared, &done, &free_in);
+            let fail = |cause| shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
+            written.map_err(fail).ok().flatten()
         };
         pool.writer = Some(spawn("write".to_owned(), &alive, write)?);
         Ok(pool)

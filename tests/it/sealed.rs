@@ -61,6 +61,7 @@ impl Lab {
         let donor = donor.set("RECIPIENT", &lab.key.public).set("SOURCE", "locked");
         let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
         assert_eq!(outcome.label()["recipients"], serde_json::json!([lab.key.public]));
+        let outcome = outcome.says("encrypted to 1 recipient");
         lab.said.borrow_mut().push_str(&outcome.stderr);
         lab
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use age::secrecy::{ExposeSecret, SecretBox};
+use age::secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use age::x25519;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -92,12 +92,12 @@ fn read_file(path: &Path, cancel: &Cancel) -> Result<SecretBox<Vec<u8>>> {
     }
     // One buffer, made once, so that no copy is left behind where it grew.
     let mut text = SecretBox::new(Box::new(vec![0; FILE_BYTES_MAX + 1]));
-    let length = fill(&file, age::secrecy::ExposeSecretMut::expose_secret_mut(&mut text), cancel)
+    let length = fill(&file, text.expose_secret_mut(), cancel)
         .map_err(|error| Error::new(error.class(), format!("cannot read the identity {path:?}")).because(error))?;
     if length > FILE_BYTES_MAX {
         return Err(Error::new(Class::Key, format!("{path:?} is larger than any file of keys")));
     }
-    age::secrecy::ExposeSecretMut::expose_secret_mut(&mut text).truncate(length);
+    text.expose_secret_mut().truncate(length);
     Ok(text)
 }
 
