@@ -288,3 +288,28 @@ fn show_tells_of_an_encrypted_backup_what_its_label_says_and_the_rest_with_the_k
     assert!(show(&lab, false).contains("galera.cache"));
     assert_eq!(listed(&lab).0.map_err(|error| error.class()), Ok(()));
 }
+
+#[test]
+fn a_label_whose_recipients_do_not_fit_what_is_stored_is_damage() {
+    let (lab, _) = sealed();
+    let label = lab.repository.label(&ID.parse().unwrap()).unwrap();
+    let text = String::from_utf8(label.to_json().unwrap()).unwrap();
+    let recipient = label.recipients.iter().next().unwrap().to_string();
+    let many = vec![format!("\"{recipient}\""); 65].join(",");
+    let forged = [
+        text.replace("\"recipients\"", "\"forgotten\""),
+        text.replace(&recipient, "age1nobody"),
+        text.replace(&format!("\"{recipient}\""), &many),
+    ];
+    for text in forged {
+        fs::write(lab.stored(LABEL), text).unwrap();
+        assert_eq!(restored(&lab).unwrap_err().class(), Class::Damage);
+        assert_eq!(verify(&lab, &named()).0.unwrap_err().class(), Class::Damage);
+    }
+    // One that never was encrypted is not opened with a key either.
+    let lab = Lab::small();
+    let label = lab.repository.label(&ID.parse().unwrap()).unwrap();
+    let text = String::from_utf8(label.to_json().unwrap()).unwrap();
+    fs::write(lab.stored(LABEL), text.replacen('{', &format!("{{\"recipients\": [\"{recipient}\"],"), 1)).unwrap();
+    assert_eq!(restored(&lab).unwrap_err().class(), Class::Damage);
+}
