@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Codec;
+use super::seal::{Recipients, Seal};
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
@@ -62,6 +63,9 @@ pub struct Label {
     pub copied_again_bytes: u64,
     /// The archive's compression.
     pub codec: Codec,
+    /// Who can read archive and manifest; if nobody is named they are not encrypted.
+    #[serde(default, skip_serializing_if = "Recipients::is_empty")]
+    pub recipients: Recipients,
     /// The archive as stored.
     pub archive: Stored,
     /// The manifest as stored.
@@ -102,6 +106,13 @@ pub struct Stored {
     pub bytes: u64,
     /// SHA-256 of the stored bytes, as `sha256sum` prints it.
     pub sha256: Digest,
+}
+
+impl Label {
+    /// Whether archive and manifest are encrypted.
+    pub fn seal(&self) -> Seal {
+        self.recipients.seal()
+    }
 }
 
 impl BackupId {

@@ -24,6 +24,7 @@ use super::guest::Before;
 use super::manifest::{Frame, Piece};
 use super::pace::Pace;
 use super::progress::Progress;
+use super::seal::{Kept, Sealing, Storing};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
@@ -178,6 +179,7 @@ impl<W: Write + Send + 'static> Pool<W> {
     pub(super) fn start(
         codec: Codec,
         workers: NonZeroUsize,
+        sealing: Sealing,
         sink: W,
         cancel: Cancel,
         progress: Arc<Progress>,
@@ -207,7 +209,13 @@ impl<W: Write + Send + 'static> Pool<W> {
             let (shared, jobs, done) = (Arc::clone(&shared), jobs_out.clone(), done_in.clone());
             spawn(format!("pack-{index}"), &alive, move || work(compressor, &shared, &jobs, &done))?;
         }
-        pool.writer = Some(spawn("write".to_owned(), &alive, move || write(sink, codec, &shared, &done, &free_in))?);
+        let write = move || {
+            let _alarm = Alarm(&shared);
+            let written = write(|| sealing.begin(sink), codec, &shared, &done, &free_in);
+            let fail = |cause| shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
+            written.map_err(fail).ok().flatten()
+        };
+        pool.writer = Some(spawn("write".to_owned(), &alive, write)?);
         Ok(pool)
     }
 
@@ -413,59 +421,52 @@ pub(super) fn read_or_zero(file: &File, path: &RelPath, offset: u64, part: &mut 
     Ok(true)
 }
 
+/// Writes the frames in order; nothing if the run was stopped.
 fn write<W: Write>(
-    sink: W,
+    begin: impl FnOnce() -> io::Result<Storing<W>>,
     codec: Codec,
     shared: &Shared,
     done: &Receiver<Slot>,
     free: &Sender<Slot>,
-) -> Option<Written<W>> {
-    let _alarm = Alarm(shared);
-    let mut writer = Writer { sink, hasher: Sha256::new(), frames: Vec::new(), stored_bytes: 0, raw_bytes: 0 };
+) -> io::Result<Option<Written<W>>> {
+    let mut writer = Writer { storing: begin()?, frames: Vec::new(), packed_bytes: 0, raw_bytes: 0 };
     let mut early = BTreeMap::new();
     for slot in done {
         early.insert(slot.sequence, slot);
         while let Some(slot) = u32::try_from(writer.frames.len()).ok().and_then(|next| early.remove(&next)) {
             if shared.is_stopped() {
-                return None;
+                return Ok(None);
             }
-            if let Err(cause) = writer.put(&slot, codec) {
-                shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
-                return None;
-            }
+            writer.put(&slot, codec)?;
             shared.progress.add_stored(writer.frames.last().map_or(0, |frame| frame.stored.into()));
             // Nobody takes slots any more once the last frame is submitted.
             let _ = free.send(slot);
         }
     }
-    let Writer { mut sink, hasher, frames, stored_bytes, raw_bytes } = writer;
     if shared.is_stopped() {
-        return None;
+        return Ok(None);
     }
-    if let Err(cause) = sink.flush() {
-        shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
-        return None;
-    }
-    Some(Written { sink, frames, stored_bytes, raw_bytes, sha256: Digest::finish(hasher) })
+    let Writer { storing, frames, raw_bytes, .. } = writer;
+    let Kept { sink, bytes: stored_bytes, sha256 } = storing.finish()?;
+    Ok(Some(Written { sink, frames, stored_bytes, raw_bytes, sha256 }))
 }
 
-struct Writer<W> {
-    sink: W,
-    hasher: Sha256,
+struct Writer<W: Write> {
+    storing: Storing<W>,
     frames: Vec<Frame>,
-    stored_bytes: u64,
+    /// Bytes of all frames so far.
+    packed_bytes: u64,
     raw_bytes: u64,
 }
 
 impl<W: Write> Writer<W> {
     fn put(&mut self, slot: &Slot, codec: Codec) -> io::Result<()> {
-        let stored = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
-        for part in stored.chunks(WRITE_BYTES) {
-            self.hasher.update(part);
-            self.sink.write_all(part)?;
+        let packed = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
+        for part in packed.chunks(WRITE_BYTES) {
+            self.storing.write_all(part)?;
         }
-        self.frames.push(Frame { offset: self.stored_bytes, stored: stored.len() as u32, raw: slot.fill as u32 });
-        self.stored_bytes += stored.len() as u64;
+        self.frames.push(Frame { offset: self.packed_bytes, stored: packed.len() as u32, raw: slot.fill as u32 });
+        self.packed_bytes += packed.len() as u64;
         self.raw_bytes += slot.fill as u64;
         Ok(())
     }

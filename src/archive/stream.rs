@@ -13,6 +13,7 @@ use super::manifest::Piece;
 use super::pace::Pace;
 use super::pool::{Origin, Pool, Run, Slot, Written, read_or_zero};
 use super::progress::Progress;
+use super::seal::Sealing;
 use super::tar_header::Member;
 use crate::cancel::Cancel;
 use crate::error::Result;
@@ -47,11 +48,12 @@ impl<W: Write + Send + 'static> TarStream<W> {
     pub(super) fn start(
         codec: Codec,
         workers: NonZeroUsize,
+        sealing: Sealing,
         sink: W,
         cancel: Cancel,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let pool = Pool::start(codec, workers, sink, cancel, progress)?;
+        let pool = Pool::start(codec, workers, sealing, sink, cancel, progress)?;
         Ok(Self { pool, open: None, short: BTreeSet::new(), headers: Vec::new() })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
+use crate::archive::seal::Recipient;
 use crate::datadir::binlog::Binlogs;
 
 /// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
@@ -25,6 +26,8 @@ pub(super) struct Draft {
     pub(super) repository: PathBuf,
     pub(super) compress: String,
     pub(super) compress_level: Option<u8>,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) recipients_file: Option<PathBuf>,
     pub(super) workers: NonZeroUsize,
     pub(super) binlogs: Binlogs,
     pub(super) frozen_limit: Duration,
@@ -76,6 +79,31 @@ pub const TABLE: &[Row] = &[
         allowed: "1 to 19 for zstd, 1 to 9 for gzip",
         default: "1 for zstd, 6 for gzip",
         set: |draft, text| text.parse().ok().map(|level| draft.compress_level = Some(level)),
+    },
+    Row {
+        name: "recipient",
+        help: "who can read new backups, which are encrypted if there is any",
+        allowed: "none, or public keys of age (age1...) separated by commas; several lines add up",
+        default: "none",
+        set: |draft, text| {
+            if text == "none" {
+                draft.recipients.clear();
+                return Some(());
+            }
+            let keys = text.split(',').map(|key| key.trim().parse().ok()).collect::<Option<Vec<Recipient>>>()?;
+            draft.recipients.extend(keys);
+            Some(())
+        },
+    },
+    Row {
+        name: "recipients-file",
+        help: "file with more recipients, one a line",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| {
+            draft.recipients_file = if text == "none" { None } else { Some(absolute(text)?) };
+            Some(())
+        },
     },
     Row {
         name: "workers",
@@ -183,6 +211,8 @@ impl Default for Draft {
             repository: "/var/backups/wsrep_sst_backup".into(),
             compress: "zstd".to_owned(),
             compress_level: None,
+            recipients: Vec::new(),
+            recipients_file: None,
             workers: NonZeroUsize::new(processors.min(DEFAULT_WORKERS)).unwrap_or(NonZeroUsize::MIN),
             binlogs: Binlogs::default(),
             frozen_limit: Duration::from_secs(3600),

@@ -13,6 +13,7 @@ mod interruption;
 mod operator;
 mod outcome;
 mod precopy;
+mod sealed;
 mod server;
 mod small_disk;
 mod tree;

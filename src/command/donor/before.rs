@@ -11,6 +11,7 @@ use tracing::warn;
 use super::plan::Plan;
 use crate::archive::codec::Codec;
 use crate::archive::label::Source;
+use crate::archive::seal::Recipients;
 use crate::cancel::Cancel;
 use crate::command::human;
 use crate::config::choice::Release;
@@ -58,6 +59,8 @@ impl Settings {
 pub(super) struct Prepared {
     pub(super) address: Address,
     pub(super) config: Config,
+    /// Who can read the backup.
+    pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
     pub(super) destination: Box<dyn Destination>,
@@ -77,6 +80,7 @@ impl Prepared {
     /// Takes the lock, tries the repository, and looks at every file.
     pub(super) fn make(settings: Settings, cancel: &Cancel) -> Result<Self> {
         let Settings { address, config, variables } = settings;
+        let recipients = config.recipients()?;
         let only_run = lock(&variables.datadir)?;
         let destination = Box::new(LocalRepository::open(config.destination(address.destination.as_ref())?)?);
         destination.probe_writable()?;
@@ -91,7 +95,7 @@ impl Prepared {
         if config.release == Release::Held && plan.source != Source::Clone {
             warn!("release = held needs a clone: the node is released when the backup is stored");
         }
-        Ok(Self { address, config, variables, datadir, destination, inventory, plan, _only_run: only_run })
+        Ok(Self { address, config, recipients, variables, datadir, destination, inventory, plan, _only_run: only_run })
     }
 }
 

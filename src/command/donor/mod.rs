@@ -26,6 +26,7 @@ use self::space::SpaceWatch;
 use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead};
 use crate::archive::label::{BackupId, Source};
 use crate::archive::progress::Progress;
+use crate::archive::seal::seal;
 use crate::cancel::Cancel;
 use crate::config::Environment;
 use crate::config::choice::Release;
@@ -67,10 +68,12 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let Prepared { config, datadir, destination, inventory, plan, .. } = &prepared;
     let origin = Origin::of(&request, &prepared, &server, &cancel);
     let id = BackupId::new(started, &origin.node, sys::random_u32() as u16);
-    let (upload, sink) = destination.begin(&id, config.codec, inventory.total_bytes())?;
+    let archive_name = config.codec.archive_name(prepared.recipients.seal());
+    let (upload, sink) = destination.begin(&id, archive_name, inventory.total_bytes())?;
     let progress = Arc::new(Progress::default());
     progress.set_total(inventory.total_bytes());
-    let options = EncodeOptions { codec: config.codec, workers: config.workers };
+    let recipients = prepared.recipients.clone();
+    let options = EncodeOptions { codec: config.codec, workers: config.workers, recipients };
     let mut encoder = Encoder::start(options, sink, cancel.clone(), Arc::clone(&progress))?;
     let pace = encoder.pace();
     let ticker = Ticker::start(Arc::clone(&progress))?;
@@ -117,7 +120,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
         warnings,
     })?;
     drop(space);
-    let manifest = finished.manifest.to_stored()?;
+    let manifest = seal(finished.manifest.to_stored()?, &prepared.recipients)?;
     let label = origin.label(id, &position, times, &settled, &finished, &manifest);
     cancel.check()?;
     upload.commit(&manifest, &label)?;

@@ -19,12 +19,16 @@ pub(super) fn asked(request: &Request) {
 }
 
 pub(super) fn prepared(id: &BackupId, prepared: &Prepared) {
-    let Prepared { inventory, destination, config, .. } = prepared;
+    let Prepared { inventory, destination, config, recipients, .. } = prepared;
     let size = human::size(inventory.total_bytes());
     let files = human::count(inventory.files.len() as u64, "file");
     let workers = human::count(config.workers.get() as u64, "worker");
+    let sealed = match recipients.iter().count() as u64 {
+        0 => "not encrypted".to_owned(),
+        count => format!("encrypted to {}", human::count(count, "recipient")),
+    };
     info!(
-        "backup {id}: {size} in {files}, compression {}, {workers}, to \"{}\"",
+        "backup {id}: {size} in {files}, compression {}, {sealed}, {workers}, to \"{}\"",
         config.codec.name(),
         destination.place()
     );
