@@ -31,7 +31,7 @@ struct Shape {
     empty: u32,
 }
 
-/// 500 MB, 4 GB and something between in the same files, and the first with 19,500 files more.
+/// 1 GB and 3.5 GB in the same files, something between, and the first with 19,500 files more.
 const SMALL: Shape = Shape { name: "live-small", tables: 100, rows: 4_000, empty: 0 };
 const LARGE: Shape = Shape { name: "live-large", tables: 100, rows: 100_000, empty: 0 };
 const MIDDLE: Shape = Shape { name: "live-middle", tables: 100, rows: 60_000, empty: 0 };
