@@ -165,7 +165,8 @@ impl Bench<'_> {
         println!("\n| way | four tables in use: MiB cached before | after | four others: MiB cached before | after |");
         println!("|---|---:|---:|---:|---:|");
         let tar = format!("tar -c -C {} . | cat > {}", text(&data), text(&self.dir.join("hand")));
-        let ways: [(&str, Box<dyn Fn() -> Cost + '_>); 3] = [
+        type Way<'w> = (&'static str, Box<dyn Fn() -> Cost + 'w>);
+        let ways: [Way<'_>; 3] = [
             ("ours, locked", Box::new(|| self.donor(&data, &out, "source=locked"))),
             ("ours, precopy", Box::new(|| self.donor(&data, &out, "source=precopy"))),
             ("tar", Box::new(|| self.shell(&tar, &self.dir.join("hand")))),
