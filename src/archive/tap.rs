@@ -61,6 +61,14 @@ impl ReadAt for Tap<'_> {
         self.source.len()
     }
 
+    fn at_once(&self) -> usize {
+        self.source.at_once()
+    }
+
+    fn batch_bytes(&self) -> usize {
+        self.source.batch_bytes()
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.source.read_exact_at(buf, offset)?;
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -130,7 +130,7 @@ impl Donor {
     }
 
     /// Makes the backup `id` in `repository`.
-    pub(crate) fn back_up(&self, repository: &LocalRepository, id: &str) -> Label {
+    pub(crate) fn back_up(&self, repository: &dyn Destination, id: &str) -> Label {
         let id: BackupId = id.parse().unwrap();
         let archive_name = self.codec.archive_name(self.recipients.seal());
         let (upload, sink) = repository.begin(&id, archive_name, 0).unwrap();

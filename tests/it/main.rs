@@ -3,6 +3,7 @@
 
 mod answer;
 mod arguments;
+mod bucket;
 mod clone;
 mod destination;
 mod dialogue;
@@ -13,6 +14,8 @@ mod interruption;
 mod operator;
 mod outcome;
 mod precopy;
+#[path = "../s3/mod.rs"]
+mod s3;
 mod sealed;
 mod server;
 mod small_disk;

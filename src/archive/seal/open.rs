@@ -35,6 +35,20 @@ impl ReadAt for Archive<'_> {
         }
     }
 
+    fn at_once(&self) -> usize {
+        match self {
+            Self::Open(stored) => stored.at_once(),
+            Self::Sealed(archive) => archive.at_once(),
+        }
+    }
+
+    fn batch_bytes(&self) -> usize {
+        match self {
+            Self::Open(stored) => stored.batch_bytes(),
+            Self::Sealed(archive) => archive.batch_bytes(),
+        }
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         match self {
             Self::Open(stored) => stored.read_exact_at(buf, offset),

@@ -95,6 +95,14 @@ impl ReadAt for Unsealed<'_> {
         self.len
     }
 
+    fn at_once(&self) -> usize {
+        self.source.at_once()
+    }
+
+    fn batch_bytes(&self) -> usize {
+        self.source.batch_bytes()
+    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let end = offset.saturating_add(buf.len() as u64);
         if end > self.len {

@@ -13,7 +13,7 @@ use crate::archive::codec::Codec;
 use crate::archive::label::Source;
 use crate::archive::seal::Recipients;
 use crate::cancel::Cancel;
-use crate::command::human;
+use crate::command::{human, open};
 use crate::config::choice::Release;
 use crate::config::print_defaults::OptionFiles;
 use crate::config::{Config, Environment, server};
@@ -21,7 +21,7 @@ use crate::datadir::inventory::Inventory;
 use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
-use crate::store::{Destination, LocalRepository};
+use crate::store::{Destination, Location, Repository};
 use crate::wsrep::address::Address;
 use crate::wsrep::request::Request;
 
@@ -63,7 +63,7 @@ pub(super) struct Prepared {
     pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
-    pub(super) destination: Box<dyn Destination>,
+    pub(super) destination: Box<dyn Repository>,
     /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
     pub(super) inventory: Inventory,
     /// How the files are held still.
@@ -78,11 +78,12 @@ impl Prepared {
     }
 
     /// Takes the lock, tries the repository, and looks at every file.
-    pub(super) fn make(settings: Settings, cancel: &Cancel) -> Result<Self> {
+    pub(super) fn make(settings: Settings, environment: &Environment, cancel: &Cancel) -> Result<Self> {
         let Settings { address, config, variables } = settings;
         let recipients = config.recipients()?;
         let only_run = lock(&variables.datadir)?;
-        let destination = Box::new(LocalRepository::open(config.destination(address.destination.as_ref())?)?);
+        let location = config.destination(address.destination.as_ref())?;
+        let destination = open::repository(location, &config, environment, cancel)?;
         destination.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
@@ -113,7 +114,11 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
 fn of_backups(config: &Config, chosen: &dyn Destination) -> Vec<PathBuf> {
     let configured = config.destinations.values().chain([&config.repository]);
-    configured.cloned().chain(chosen.local_path().map(Path::to_owned)).collect()
+    let directory = |location: &Location| match location {
+        Location::Directory(path) => Some(path.clone()),
+        Location::Object(_) => None,
+    };
+    configured.filter_map(directory).chain(chosen.local_path().map(Path::to_owned)).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.

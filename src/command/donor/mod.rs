@@ -62,7 +62,7 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
         return session.bypass(Position::asked(request.gtid, request.gtid_domain))?.done();
     };
 
-    let mut prepared = Prepared::make(settings, &cancel)?;
+    let mut prepared = Prepared::make(settings, environment, &cancel)?;
     let clones = std::mem::take(&mut prepared.plan.clones);
     let spaces = std::mem::take(&mut prepared.plan.spaces);
     let Prepared { config, datadir, destination, inventory, plan, .. } = &prepared;
