@@ -303,29 +303,21 @@ impl<'a> Donor<'a> {
 }
 
 impl Stage {
-    /// The process that does the work, of the server's group; `None` when it has ended.
+    /// The process that does the work, of the server's group; `None` when it has ended. It speaks on stdout, which one that
+    /// stands in for it does not; a child of it that is about to become another program is younger.
     pub fn program(&self) -> Option<Pid> {
-        let fields = |pid: i32| -> Option<(String, String, i32, i32)> {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let (start, rest) = stat.rsplit_once(") ")?;
-            let mut rest = rest.split(' ');
-            let state = rest.next()?.to_owned();
-            let [parent, group] = [rest.next()?.parse().ok()?, rest.next()?.parse().ok()?];
-            Some((start.split_once(" (")?.1.to_owned(), state, parent, group))
-        };
         let all = fs::read_dir("/proc").unwrap().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let ours: Vec<(i32, i32)> = pids
-            .filter_map(|pid| {
-                let (name, state, parent, group) = fields(pid)?;
-                // A process name is cut after 15 bytes.
-                let ours = group == self.server.as_raw() && name.starts_with("wsrep_sst_backu") && state != "Z";
-                ours.then_some((pid, parent))
-            })
-            .collect();
-        // One that stands in for another is its parent.
-        let worker = ours.iter().find(|(pid, _)| ours.iter().all(|(_, parent)| parent != pid));
-        worker.map(|(pid, _)| Pid::from_raw(*pid))
+        let is_it = |pid: &i32| -> Option<bool> {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (start, rest) = stat.rsplit_once(") ")?;
+            let group: i32 = rest.split(' ').nth(2)?.parse().ok()?;
+            // A process name is cut after 15 bytes.
+            let ours = group == self.server.as_raw() && start.ends_with("(wsrep_sst_backu");
+            let stdout = fs::read_link(format!("/proc/{pid}/fd/1")).ok()?;
+            Some(ours && stdout != Path::new("/dev/null"))
+        };
+        pids.filter(|pid| is_it(pid) == Some(true)).min().map(Pid::from_raw)
     }
 
     /// The program, which runs.

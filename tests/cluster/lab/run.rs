@@ -92,20 +92,20 @@ impl Run {
         stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
     }
 
-    /// The process that does the work, in the group of the server that it was run by.
+    /// The process that does the work, in the group of the server that it was run by: it speaks on stdout, which one that
+    /// stands in for it (`release = held`) does not. A child of it that is about to become another program is younger.
     fn pid(&self) -> Option<Pid> {
         let processes = std::fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
         // By the file, not by the path: a server in a tree of its own sees another one.
         let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
         let program = file(&self.program)?;
-        let is_ours = |pid: &Pid| {
+        let is_it = |pid: &Pid| {
             file(Path::new(&format!("/proc/{pid}/exe"))) == Some(program)
                 && nix::unistd::getpgid(Some(*pid)) == Ok(self.server)
+                && std::fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|stdout| stdout != Path::new("/dev/null"))
         };
-        let ours: Vec<(Pid, Pid)> = pids.filter(is_ours).filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
-        // With `release = held` a second one stands in for it: its parent.
-        ours.iter().find(|(pid, _)| ours.iter().all(|(_, parent)| parent != pid)).map(|(pid, _)| *pid)
+        pids.filter(is_it).min_by_key(|pid| pid.as_raw())
     }
 
     fn read_bytes(&self) -> Option<u64> {
@@ -190,9 +190,4 @@ impl Drop for Run {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
-}
-
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok().map(Pid::from_raw)
 }
