@@ -200,8 +200,10 @@ pub(super) fn garbd(dir: &Path, donor: &Node) -> Command {
 
 /// All labels in `repository`, oldest first.
 pub fn labels(repository: &Path) -> Vec<Label> {
-    let mut dirs: Vec<PathBuf> =
-        std::fs::read_dir(repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
+    let entries = std::fs::read_dir(repository).expect("the repository").flatten();
+    // What is being published is no backup yet, even with a label.
+    let visible = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let mut dirs: Vec<PathBuf> = visible.map(|entry| entry.path()).collect();
     dirs.sort();
     dirs.into_iter().filter_map(Label::read).collect()
 }
