@@ -8,6 +8,7 @@ pub mod human;
 pub mod list;
 pub mod operator;
 pub mod output;
+pub mod receive;
 pub mod restore;
 pub mod show;
 pub mod verify;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::output::Output;
-use super::{Context, extract, list, restore, show, verify};
+use super::{Context, extract, list, receive, restore, show, verify};
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
 use crate::config::print_defaults::{Defaults, OptionFiles};
@@ -27,6 +27,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
         Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
         Command::Extract(args) => extract::run(args, &context, &mut output),
+        Command::Receive(args) => receive::run(args, repository, &cancel, &mut output),
     }
 }
 

@@ -21,6 +21,7 @@ pub use environment::Environment;
 use crate::archive::codec::Codec;
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
+use crate::receiver::client::ReceiverSettings;
 use crate::wsrep::address::DestinationName;
 use choice::{IoNice, Release, Reserve, SourceChoice};
 use options::{Draft, TABLE};
@@ -72,6 +73,8 @@ pub struct Config {
     pub ionice: IoNice,
     /// Bytes read per second outside the frozen window.
     pub rate_limit: Option<NonZeroU64>,
+    /// How receivers are spoken to, and which.
+    pub receiver: ReceiverSettings,
 }
 
 /// Where a setting was written.
@@ -161,6 +164,7 @@ impl Resolving {
             nice: draft.nice,
             ionice: draft.ionice,
             rate_limit: draft.rate_limit,
+            receiver: draft.receiver,
         })
     }
 }
@@ -259,6 +263,9 @@ mod tests {
             ("nice", "20", "0 to 19"),
             ("ionice", "best-effort:8", "best-effort:7"),
             ("rate-limit", "0", "bytes such as 500K"),
+            ("allow-receiver", "everybody", "none, or networks"),
+            ("receiver-tls", "maybe", "on or off"),
+            ("receiver-ca", "ca.pem", "an absolute path"),
         ] {
             let message = from_file(&[(name, value)]).unwrap_err().to_string();
             assert!(message.contains(name) && message.contains(value) && message.contains(allowed), "{message}");

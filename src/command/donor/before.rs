@@ -20,8 +20,9 @@ use crate::datadir::inventory::Inventory;
 use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
+use crate::receiver::client::Receiver;
 use crate::store::{Destination, LocalRepository};
-use crate::wsrep::address::Address;
+use crate::wsrep::address::{Address, Target};
 use crate::wsrep::request::Request;
 
 /// Nothing compresses a whole datadir to less than this part of it: with less free space a run can only fail.
@@ -63,7 +64,7 @@ impl Prepared {
         let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
         let variables = server::variables(request, &files.server(cancel)?, environment);
         let only_run = lock(&variables.datadir)?;
-        let destination = Box::new(LocalRepository::open(config.destination(address.destination.as_ref())?)?);
+        let destination = open(&address.target, &config, cancel)?;
         destination.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
@@ -78,6 +79,15 @@ impl Prepared {
         }
         Ok(Self { address, config, variables, datadir, destination, inventory, plan, _only_run: only_run })
     }
+}
+
+/// What the SST address chooses, as far as the configuration allows it.
+fn open(target: &Target, config: &Config, cancel: &Cancel) -> Result<Box<dyn Destination>> {
+    Ok(match target {
+        Target::Default => Box::new(LocalRepository::open(config.destination(None)?)?),
+        Target::Named(name) => Box::new(LocalRepository::open(config.destination(Some(name))?)?),
+        Target::Receiver(receiver) => Box::new(Receiver::open(receiver, &config.receiver, cancel)?),
+    })
 }
 
 /// The server may be moving what is looked at: then once more.
