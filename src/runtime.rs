@@ -63,7 +63,9 @@ impl Runtime {
         let gone = loop {
             match answered.recv_timeout(LOOK) {
                 Ok(value) => return Ok(value),
-                Err(RecvTimeoutError::Disconnected) => break Error::new(Class::Io, "the connections' thread has ended"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    break Error::new(Class::Io, "the connections' thread has ended");
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if let Some(Err(stopped)) = cancel.map(Cancel::check) {

@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn an_open_door_has_to_be_asked_for() {
-        for line in ["--listen 127.0.0.1:0", "--listen 10.0.0.1:0 --tls-cert c --tls-key k", "--listen 10.0.0.1:0 --no-tls"] {
+        for line in
+            ["--listen 127.0.0.1:0", "--listen 10.0.0.1:0 --tls-cert c --tls-key k", "--listen 10.0.0.1:0 --no-tls"]
+        {
             let error = of(line).unwrap_err();
             assert!(error.advice().unwrap().contains("--no-token"), "{line}");
         }

@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn what_is_no_token_is_refused_without_being_shown() {
         let long = "x".repeat(1025);
-        for text in ["", "hunter2", "hunter2 hunter2 hunter2", "hunter2hunter2\r\nhunter2", "hunter2hunter2\n\n", &long] {
+        for text in ["", "hunter2", "hunter2 hunter2 hunter2", "hunter2hunter2\r\nhunter2", "hunter2hunter2\n\n", &long]
+        {
             let error = read(text, 0o600).unwrap_err();
             assert!(!format!("{error:?} {error}").contains("hunter2"), "{error}");
             assert!(!format!("{error:?} {error}").contains("xxxx"), "{error}");

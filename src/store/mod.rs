@@ -110,4 +110,4 @@ fn taken(id: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

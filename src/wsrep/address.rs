@@ -136,10 +136,7 @@ impl FromStr for HostPort {
 fn host_name(text: &str) -> Option<&str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(plain)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+        (1..=63).contains(&label.len()) && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-')
     };
     let last = text.rsplit('.').next()?;
     let named = last.starts_with(|c: char| c.is_ascii_alphabetic());

@@ -3,6 +3,7 @@
 
 mod answer;
 mod arguments;
+mod authority;
 mod clone;
 mod destination;
 mod dialogue;
@@ -13,6 +14,7 @@ mod interruption;
 mod operator;
 mod outcome;
 mod precopy;
+mod receive;
 mod server;
 mod small_disk;
 mod tree;

@@ -44,7 +44,7 @@ fn advice(receiver: &HostPort) -> String {
         Host::Ip(address) => address.to_string(),
         Host::Name(_) => "ADDRESS".to_owned(),
     };
-    format!("if you want that: `allow-receiver = {host}` in group [{}] of an option file", crate::config::GROUP)
+    format!("if you want that: `allow-receiver = {host}` in group [wsrep_sst_backup] of an option file")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -29,6 +29,9 @@ use crate::wsrep::address::{Host, HostPort};
 
 /// How long one address may take to accept a connection before the next is tried.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a connection that is not needed any more may take to end.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// How much of a refusal's text is shown, in characters.
 const SHOWN: usize = 200;
@@ -51,7 +54,14 @@ pub(super) struct Answer {
 }
 
 /// A connection's own task; it ends with the request, whatever became of that.
-struct Driver(AbortHandle);
+struct Driver(JoinHandle<()>);
+
+impl Driver {
+    /// Lets the connection say farewell, so that the receiver does not take it for broken.
+    async fn part(mut self) {
+        let _ = timeout(PARTING, &mut self.0).await;
+    }
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -88,7 +98,11 @@ impl Dial {
         }
     }
 
-    async fn exchange<B>(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request<B>) -> Result<Answer>
+    async fn exchange<B>(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: Request<B>,
+    ) -> Result<Answer>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
@@ -96,14 +110,18 @@ impl Dial {
         let is_put = request.method() == Method::PUT;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|cause| self.broken(cause))?;
-        let driver = Driver(tokio::spawn(async move { drop(connection.await) }).abort_handle());
+        let driver = Driver(tokio::spawn(async move { drop(connection.await) }));
         let answer = sender.send_request(request).await.map_err(|cause| self.broken(cause))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await;
         // What it means is in the status.
         let text = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        drop(driver);
-        if status.is_success() { Ok(Answer { status, text }) } else { Err(self.refused(status, &text, is_put)) }
+        if !status.is_success() {
+            return Err(self.refused(status, &text, is_put));
+        }
+        drop(sender);
+        driver.part().await;
+        Ok(Answer { status, text })
     }
 
     async fn connect(&self) -> Result<TcpStream> {
@@ -161,7 +179,9 @@ impl Dial {
         let (class, errno) = meaning(status);
         let error = Error::new(class, text).because(io::Error::from(errno));
         match status {
-            StatusCode::UNAUTHORIZED => error.hint("receiver-token-file must hold the token that the receiver was given"),
+            StatusCode::UNAUTHORIZED => {
+                error.hint("receiver-token-file must hold the token that the receiver was given")
+            }
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED if !is_put => {
                 error.hint("what answers there is not `wsrep_sst_backup receive`")
             }

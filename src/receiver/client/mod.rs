@@ -154,5 +154,7 @@ fn look_up(name: &str, port: u16, runtime: &Runtime, limit: Duration, cancel: &C
     let found = runtime.wait(limit, Some(cancel), async move {
         tokio::net::lookup_host(asked).await.map(|found| found.map(|address| address.ip()).collect())
     })?;
-    found.map_err(|cause| Error::new(Class::NotFound, format!("cannot find the receiver's host \"{name}\"")).because(cause))
+    found.map_err(|cause| {
+        Error::new(Class::NotFound, format!("cannot find the receiver's host \"{name}\"")).because(cause)
+    })
 }

@@ -144,8 +144,10 @@ impl Upload for Sending {
         let link = &self.flow.link;
         self.flow.put(Piece::End)?;
         let archive: Received = self.flow.answer()?.json(&link.dial)?;
-        let manifest: Received = self.send(Part::Manifest, Bytes::copy_from_slice(manifest_stored))?.json(&link.dial)?;
-        for (what, received, stored) in [("archive", archive, &label.archive), ("manifest", manifest, &label.manifest)] {
+        let manifest: Received =
+            self.send(Part::Manifest, Bytes::copy_from_slice(manifest_stored))?.json(&link.dial)?;
+        for (what, received, stored) in [("archive", archive, &label.archive), ("manifest", manifest, &label.manifest)]
+        {
             check(what, received, stored)?;
         }
         let answer = self.send(Part::Label, label_text(label)?.into())?;
@@ -159,7 +161,10 @@ fn check(what: &str, received: Received, stored: &Stored) -> Result<()> {
         return Ok(());
     }
     let Received { bytes, sha256 } = received;
-    let text = format!("the {what} came as {bytes} bytes with SHA-256 {sha256}, and not as {} bytes with {}", stored.bytes, stored.sha256);
+    let text = format!(
+        "the {what} came as {bytes} bytes with SHA-256 {sha256}, and not as {} bytes with {}",
+        stored.bytes, stored.sha256
+    );
     Err(Error::new(Class::Refused, text))
 }
 

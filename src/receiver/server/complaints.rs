@@ -29,7 +29,8 @@ impl Complaints {
     /// Writes it into the log, unless there were too many of them.
     pub(super) fn tell(&self, complaint: impl Display) {
         if let Some(silent) = self.0.lock().unwrap_or_else(PoisonError::into_inner).may_tell(Instant::now()) {
-            let more = if silent == 0 { String::new() } else { format!(", and {silent} complaints before were not told") };
+            let more =
+                if silent == 0 { String::new() } else { format!(", and {silent} complaints before were not told") };
             tracing::warn!("{complaint}{more}");
         }
     }

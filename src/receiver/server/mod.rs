@@ -17,13 +17,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::net::TcpListener as Listener;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 
 use self::complaints::Complaints;
@@ -127,6 +127,11 @@ impl Server {
         Ok(Self { listener, address, tls, token, limits, once, repository: Arc::new(repository) })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it is reached, as a URL.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -148,7 +153,7 @@ impl Server {
     async fn serve(self, cancel: &Cancel, told: &mut impl FnMut(&Published) -> Result<()>) -> Result<()> {
         let listener = Listener::from_std(self.listener).map_err(|cause| Error::io("start", "the receiver", cause))?;
         let (published, mut events) = unbounded_channel();
-        let uploads = Uploads::new(self.limits.max_uploads, self.limits.stall);
+        let uploads = Uploads::new(&self.limits);
         let service = Arc::new(Service {
             repository: self.repository,
             uploads: Arc::clone(&uploads),
@@ -158,7 +163,8 @@ impl Server {
             complaints: Complaints::new(),
         });
         let connections = Arc::new(Semaphore::new(CONNECTIONS as usize));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&connections), self.tls.map(TlsAcceptor::from), service));
+        let accepting =
+            tokio::spawn(accept(listener, Arc::clone(&connections), self.tls.map(TlsAcceptor::from), service));
         let ended = listen(cancel, &mut events, self.once, told).await;
         if self.once && ended.is_ok() && !cancel.is_raised() {
             // The client is to have its answer; that it closes the connection shows that it has.

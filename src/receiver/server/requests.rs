@@ -90,7 +90,8 @@ impl Service {
         let probe = move || repository.probe_writable().and_then(|()| repository.free_bytes());
         let free = timeout(self.limits.stall, tokio::task::spawn_blocking(probe)).await;
         let free = free.map_err(|_| Refusal::internal("the receiver's disk does not answer"))?;
-        let free = free.map_err(|_| Refusal::internal("the receiver cannot look"))?.map_err(|error| unwritable(&error))?;
+        let free =
+            free.map_err(|_| Refusal::internal("the receiver cannot look"))?.map_err(|error| unwritable(&error))?;
         let free_bytes = free.unwrap_or(u64::MAX).min(self.limits.max_size);
         Ok(json(StatusCode::OK, &Ready { free_bytes }))
     }
@@ -112,10 +113,6 @@ impl Service {
         if expected_bytes > self.limits.max_size {
             return Err(Refusal::too_large(self.limits.max_size));
         }
-        let free = self.repository.free_bytes().map_err(|error| unwritable(&error))?;
-        if free.is_some_and(|free| free < expected_bytes) {
-            return Err(Refusal::no_room());
-        }
         let (turn, slot) = self.uploads.claim(id, peer).await?;
         let events = self.published.clone();
         let published = Box::new(move |label: &Label| {
@@ -124,7 +121,8 @@ impl Service {
         });
         let repository = Arc::clone(&self.repository);
         let job = Job { repository, id: id.clone(), codec, expected_bytes, slot, published };
-        match Writer::start(job).await {
+        let started = timeout(self.limits.stall, Writer::start(job)).await;
+        match started.unwrap_or_else(|_| Err(Refusal::internal("the receiver's disk does not answer"))) {
             Ok(writer) => Ok((turn, writer, codec.archive_name())),
             Err(refusal) => {
                 turn.finish();

@@ -13,12 +13,13 @@ use hyper::StatusCode;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::Limits;
 use super::answer::Refusal;
 use super::writer::Writer;
 use crate::archive::label::BackupId;
 use crate::receiver::wire::Received;
 
-/// How long a request waits for a slot, or for an upload of its id whose connection has just broken.
+/// How long a request waits at most for a slot, or for an upload of its id whose connection has just broken.
 const CLAIM: Duration = Duration::from_secs(5);
 
 /// All of them.
@@ -31,6 +32,8 @@ pub(super) struct Uploads {
     ended: Notify,
     /// How long an upload may be parked.
     patience: Duration,
+    /// How long a request waits to begin.
+    claim: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -67,10 +70,11 @@ pub(super) struct Turn {
 }
 
 impl Uploads {
-    /// At most `most` at once, each parked for `patience` at most.
-    pub(super) fn new(most: u32, patience: Duration) -> Arc<Self> {
-        let slots = Arc::new(Semaphore::new(most as usize));
-        Arc::new(Self { most, slots, open: Mutex::default(), ended: Notify::new(), patience })
+    /// As many at once as `limits` allow.
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let slots = Arc::new(Semaphore::new(limits.max_uploads as usize));
+        let (most, patience, claim) = (limits.max_uploads, limits.request, limits.request.min(CLAIM));
+        Arc::new(Self { most, slots, open: Mutex::default(), ended: Notify::new(), patience, claim })
     }
 
     /// Whether another one could begin now.
@@ -78,16 +82,13 @@ impl Uploads {
         self.slots.available_permits() > 0
     }
 
-    /// Begins an upload of that id: there is no other, and there is a slot for it.
+    /// Begins an upload of that id: there is a slot for it, and no other that a request works on. A parked one is given up.
     pub(super) async fn claim(
         self: &Arc<Self>,
         id: &BackupId,
         peer: IpAddr,
     ) -> Result<(Turn, OwnedSemaphorePermit), Refusal> {
-        let slot = timeout(CLAIM, Arc::clone(&self.slots).acquire_owned()).await;
-        let busy = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "as many uploads as are allowed are under way");
-        let slot = slot.map_err(|_| busy())?.map_err(|_| busy())?;
-        let turn = timeout(CLAIM, async {
+        let turn = timeout(self.claim, async {
             loop {
                 let ended = self.ended.notified();
                 if self.take_id(id) {
@@ -97,7 +98,14 @@ impl Uploads {
             }
         });
         let under_way = |_| Refusal::new(StatusCode::CONFLICT, format!("an upload of {id} is under way"));
-        Ok((turn.await.map_err(under_way)?, slot))
+        let turn = turn.await.map_err(under_way)?;
+        match timeout(self.claim, Arc::clone(&self.slots).acquire_owned()).await {
+            Ok(Ok(slot)) => Ok((turn, slot)),
+            _ => {
+                turn.finish();
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "as many uploads as are allowed are under way"))
+            }
+        }
     }
 
     /// Goes on with an upload.
@@ -126,7 +134,7 @@ impl Uploads {
 
     fn take_id(&self, id: &BackupId) -> bool {
         let mut open = self.open();
-        if open.entries.contains_key(id) {
+        if matches!(open.entries.get(id), Some(Entry::Busy)) {
             return false;
         }
         open.entries.insert(id.clone(), Entry::Busy);

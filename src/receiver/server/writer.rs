@@ -7,6 +7,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -104,6 +105,9 @@ impl Writer {
 impl Job {
     fn run(self, mut orders: mpsc::Receiver<Order>, ready: oneshot::Sender<()>) -> Result<()> {
         let Self { repository, id, codec, expected_bytes, slot, published } = self;
+        if repository.free_bytes()?.is_some_and(|free| free < expected_bytes) {
+            return Err(Error::io("write the archive of", id.as_str(), Errno::ENOSPC));
+        }
         let (upload, mut sink) = repository.begin(&id, codec, expected_bytes)?;
         let _ = ready.send(());
         let mut hasher = Sha256::new();
