@@ -118,6 +118,8 @@ impl ReceiverSettings {
 impl Link {
     /// Waits for `work`, but not for ever, and not when the run was stopped.
     fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        // What is answered at once would be done all the same.
+        self.cancel.check()?;
         let waited = self.runtime.wait(self.stall_timeout, Some(&self.cancel), work);
         waited.map_err(|error| {
             if error.class() != Class::Deadline || self.cancel.is_raised() {

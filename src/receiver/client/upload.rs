@@ -143,13 +143,9 @@ impl Upload for Sending {
     fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
         let link = &self.flow.link;
         self.flow.put(Piece::End)?;
-        let archive: Received = self.flow.answer()?.json(&link.dial)?;
-        let manifest: Received =
-            self.send(Part::Manifest, Bytes::copy_from_slice(manifest_stored))?.json(&link.dial)?;
-        for (what, received, stored) in [("archive", archive, &label.archive), ("manifest", manifest, &label.manifest)]
-        {
-            check(what, received, stored)?;
-        }
+        check("archive", self.flow.answer()?.json(&link.dial)?, &label.archive)?;
+        let manifest = self.send(Part::Manifest, Bytes::copy_from_slice(manifest_stored))?;
+        check("manifest", manifest.json(&link.dial)?, &label.manifest)?;
         let answer = self.send(Part::Label, label_text(label)?.into())?;
         if answer.is_created() { Ok(()) } else { Err(link.dial.senseless()) }
     }

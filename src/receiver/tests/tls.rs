@@ -1,5 +1,6 @@
 //! Who is believed, and who is served, over TLS.
 
+#[allow(unreachable_pub, reason = "it belongs to the integration tests too")]
 #[path = "../../../tests/it/authority.rs"]
 mod authority;
 
