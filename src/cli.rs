@@ -35,8 +35,8 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Global {
-    /// The directory that holds the backups [default: the option file's, else /var/backups/wsrep_sst_backup].
-    #[arg(long, global = true, value_name = "DIR")]
+    /// The directory or the bucket that holds the backups [default: the option file's, else /var/backups/wsrep_sst_backup].
+    #[arg(long, global = true, value_name = "DIR|URL")]
     pub repository: Option<PathBuf>,
     /// Print one JSON document instead of tables and sentences.
     #[arg(long, global = true)]

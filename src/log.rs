@@ -48,6 +48,10 @@ struct Stderr {
 
 impl<S: Subscriber> Layer<S> for Stderr {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        // What a library says may repeat a URL or a header that opens something.
+        if !event.metadata().target().starts_with(env!("CARGO_CRATE_NAME")) {
+            return;
+        }
         let mut text = Text::default();
         event.record(&mut text);
         let line = line(self.face, *event.metadata().level(), &text.0, sys::now(), &TimeZone::system());

@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
 
 /// How often somebody who waits looks whether it still makes sense.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -72,18 +72,18 @@ impl Runtime {
                 break stopped;
             }
             if started.elapsed() > limit {
-                break self.late(limit);
+                break late(limit, self.limited_by);
             }
         };
         task.abort();
         Err(gone)
     }
+}
 
-    /// Nothing came to an end for too long.
-    fn late(&self, limit: Duration) -> Error {
-        let text = format!("there was no answer for {} s ({})", limit.as_secs_f32(), self.limited_by);
-        Error::new(Class::Deadline, text).because(std::io::Error::from(nix::errno::Errno::ETIMEDOUT))
-    }
+/// Nothing came to an end for too long; the option `limited_by` says how long that is.
+pub(crate) fn late(limit: Duration, limited_by: &str) -> Error {
+    let text = format!("there was no answer for {} s ({limited_by})", limit.as_secs_f32());
+    Error::new(Class::Deadline, text).because(std::io::Error::from(nix::errno::Errno::ETIMEDOUT))
 }
 
 #[cfg(test)]

@@ -47,22 +47,24 @@ pub fn restore(
     progress: &Progress,
 ) -> Result<()> {
     let pieces = pieces_by_frame(manifest, wanted);
-    let jobs: Vec<&[Wanted]> = pieces.chunk_by(|one, next| one.piece.frame == next.piece.frame).collect();
+    let frames = manifest.frames()?;
+    let jobs = jobs(&pieces, frames, source.batch_bytes());
+    let workers = workers.get().max(source.at_once());
     let restorer = Restorer {
         source,
         manifest,
-        frames: manifest.frames()?,
+        frames,
         sink,
         cancel,
         progress,
         jobs: &jobs,
-        shares: Shares::new(jobs.len(), workers.get()),
+        shares: Shares::new(jobs.len(), workers),
         failed: AtomicBool::new(false),
         failure: Mutex::new(None),
     };
     std::thread::scope(|scope| {
         let restorer = &restorer;
-        for worker in 1..workers.get().min(jobs.len()) {
+        for worker in 1..workers.min(jobs.len()) {
             scope.spawn(move || restorer.work(worker));
         }
         restorer.work(0);
@@ -84,6 +86,25 @@ pub(super) fn pieces_by_frame(manifest: &Manifest, wanted: &dyn Fn(usize) -> boo
     }
     pieces.sort_unstable_by_key(|wanted| (wanted.piece.frame, wanted.piece.at));
     pieces
+}
+
+/// The pieces in jobs that need one read each: those of one frame, or of neighbours that are stored in up to `batch` bytes.
+fn jobs<'a>(pieces: &'a [Wanted], frames: &[Frame], batch: usize) -> Vec<&'a [Wanted]> {
+    let stored = |wanted: &Wanted| frames.get(wanted.piece.frame as usize).map_or(0, |frame| frame.stored as usize);
+    let mut bytes = pieces.first().map_or(0, stored);
+    let together = |one: &Wanted, next: &Wanted| {
+        if one.piece.frame == next.piece.frame {
+            return true;
+        }
+        let neighbours = one.piece.frame.checked_add(1) == Some(next.piece.frame);
+        bytes += stored(next);
+        let fits = neighbours && bytes <= batch.min(STORED_BYTES_MAX);
+        if !fits {
+            bytes = stored(next);
+        }
+        fits
+    };
+    pieces.chunk_by(together).collect()
 }
 
 /// Who restores which frames: each worker a stretch of its own, in order, and then half of the longest one left.
@@ -132,7 +153,7 @@ impl Restorer<'_> {
         while !self.failed.load(Ordering::Acquire) && !self.cancel.is_raised() {
             let Some(index) = self.shares.next(worker) else { return };
             let Some(job) = self.jobs.get(index) else { return };
-            if let Err(error) = self.restore_frame(&mut reader, job) {
+            if let Err(error) = self.restore_job(&mut reader, job) {
                 self.fail(index, error);
             }
         }
@@ -146,17 +167,27 @@ impl Restorer<'_> {
         self.failed.store(true, Ordering::Release);
     }
 
-    fn restore_frame(&self, reader: &mut Option<FrameReader>, job: &[Wanted]) -> Result<()> {
-        let Some(first) = job.first() else { return Ok(()) };
-        let frame = self.frames.get(first.piece.frame as usize);
-        let frame = frame.ok_or_else(|| Error::new(Class::Damage, "a piece is in a frame that is not there"))?;
+    fn restore_job(&self, reader: &mut Option<FrameReader>, job: &[Wanted]) -> Result<()> {
+        let (Some(first), Some(last)) = (job.first(), job.last()) else { return Ok(()) };
+        let frames = self.frames.get(first.piece.frame as usize..=last.piece.frame as usize);
+        let frames = frames.ok_or_else(|| Error::new(Class::Damage, "a piece is in a frame that is not there"))?;
         let reader = match reader {
             Some(reader) => reader,
             None => reader.insert(FrameReader::new(self.manifest.codec)?),
         };
-        let raw = reader.read(self.source, frame).map_err(|fault| self.damaged(first, fault))?;
+        reader.fetch(self.source, frames).map_err(|fault| self.damaged(first, fault))?;
+        let of_frames = job.chunk_by(|one, next| one.piece.frame == next.piece.frame);
+        for (frame, pieces) in frames.iter().zip(of_frames) {
+            self.restore_frame(reader, frame, pieces)?;
+        }
+        Ok(())
+    }
+
+    fn restore_frame(&self, reader: &mut FrameReader, frame: &Frame, pieces: &[Wanted]) -> Result<()> {
+        let Some(first) = pieces.first() else { return Ok(()) };
+        let raw = reader.raw(frame).map_err(|what| self.damaged(first, Fault::Damage(what)))?;
         self.progress.add_stored(frame.stored.into());
-        for wanted in job {
+        for wanted in pieces {
             let bytes = proved(raw, &wanted.piece).map_err(|what| self.damaged(wanted, Fault::Damage(what)))?;
             let mut offset = wanted.offset;
             for part in bytes.chunks(WRITE_BYTES) {
@@ -187,8 +218,10 @@ impl Restorer<'_> {
     }
 }
 
+const IMPOSSIBLE_SIZE: &str = "its frame has an impossible size";
+
 /// Why a frame could not be had.
-pub(super) enum Fault {
+enum Fault {
     /// The source could not be read; that need not be the archive's fault.
     Read(Error),
     /// The bytes are not what they were.
@@ -204,38 +237,46 @@ pub(super) fn proved<'a>(raw: &'a [u8], piece: &Piece) -> std::result::Result<&'
 }
 
 /// Reads and decompresses frames, in buffers that are made once.
-pub(super) struct FrameReader {
+struct FrameReader {
     decompressor: Decompressor,
+    /// Frames as they are stored, and where in the archive the first begins.
     stored: Vec<u8>,
+    from: u64,
     raw: Vec<u8>,
 }
 
 impl FrameReader {
-    pub(super) fn new(codec: Codec) -> Result<Self> {
+    fn new(codec: Codec) -> Result<Self> {
         let decompressor = Decompressor::new(codec)
             .map_err(|cause| Error::new(Class::Io, "cannot set up the decompression").because(cause))?;
-        let stored = if decompressor.is_none() { Vec::new() } else { vec![0; STORED_BYTES_MAX] };
-        Ok(Self { decompressor, stored, raw: vec![0; FRAME_BYTES] })
+        let raw = if decompressor.is_none() { Vec::new() } else { vec![0; FRAME_BYTES] };
+        Ok(Self { decompressor, stored: vec![0; STORED_BYTES_MAX], from: 0, raw })
     }
 
-    /// The raw bytes of `frame`.
-    pub(super) fn read(&mut self, source: &dyn ReadAt, frame: &Frame) -> std::result::Result<&[u8], Fault> {
-        let end = frame.offset.checked_add(frame.stored.into());
+    /// Reads neighbouring frames by one request.
+    fn fetch(&mut self, source: &dyn ReadAt, frames: &[Frame]) -> std::result::Result<(), Fault> {
+        let Some(first) = frames.first() else { return Ok(()) };
+        let bytes: u64 = frames.iter().map(|frame| u64::from(frame.stored)).sum();
+        let end = first.offset.checked_add(bytes);
         if end.is_none_or(|end| end > source.len()) {
             return Err(Fault::Damage("the archive ends before it".to_owned()));
         }
-        let impossible = || Fault::Damage("its frame has an impossible size".to_owned());
-        let raw = self.raw.get_mut(..frame.raw as usize).ok_or_else(impossible)?;
+        let stored = usize::try_from(bytes).ok().and_then(|bytes| self.stored.get_mut(..bytes));
+        let stored = stored.ok_or_else(|| Fault::Damage(IMPOSSIBLE_SIZE.to_owned()))?;
+        self.from = first.offset;
+        source.read_exact_at(stored, first.offset).map_err(Fault::Read)
+    }
+
+    /// The raw bytes of a frame that was fetched.
+    fn raw(&mut self, frame: &Frame) -> std::result::Result<&[u8], String> {
+        let begin = frame.offset.checked_sub(self.from).and_then(|begin| usize::try_from(begin).ok());
+        let stored = begin.and_then(|begin| self.stored.get(begin..)?.get(..frame.stored as usize));
+        let stored = stored.ok_or(IMPOSSIBLE_SIZE)?;
         if self.decompressor.is_none() {
-            if frame.stored != frame.raw {
-                return Err(impossible());
-            }
-            source.read_exact_at(raw, frame.offset).map_err(Fault::Read)?;
-        } else {
-            let stored = self.stored.get_mut(..frame.stored as usize).ok_or_else(impossible)?;
-            source.read_exact_at(stored, frame.offset).map_err(Fault::Read)?;
-            self.decompressor.decompress(stored, raw).map_err(Fault::Damage)?;
+            return if frame.stored == frame.raw { Ok(stored) } else { Err(IMPOSSIBLE_SIZE.to_owned()) };
         }
+        let raw = self.raw.get_mut(..frame.raw as usize).ok_or(IMPOSSIBLE_SIZE)?;
+        self.decompressor.decompress(stored, raw)?;
         Ok(raw)
     }
 }
@@ -246,6 +287,34 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn a_job_is_one_read_of_at_most_a_batch_and_all_pieces_are_in_one(
+            frames in prop::collection::vec((1..40u32, 0..3usize), 0..30),
+            batch in 0..100usize,
+        ) {
+            let piece = |frame: usize| Piece { frame: frame as u32, at: 0, len: 1, sha256: Digest::of(b"") };
+            let wanted = |frame: usize| Wanted { file: 0, offset: 0, piece: piece(frame) };
+            let of_frame = |(frame, (_, pieces)): (usize, &(u32, usize))| vec![wanted(frame); *pieces];
+            let pieces: Vec<Wanted> = frames.iter().enumerate().flat_map(of_frame).collect();
+            let frames: Vec<Frame> = frames.iter().map(|(stored, _)| Frame { offset: 0, stored: *stored, raw: 1 }).collect();
+            let jobs = jobs(&pieces, &frames, batch);
+            let numbers = |job: &[Wanted]| job.iter().map(|wanted| wanted.piece.frame).collect::<Vec<_>>();
+            let all: Vec<u32> = jobs.iter().flat_map(|job| numbers(job)).collect();
+            prop_assert_eq!(all, numbers(&pieces));
+            for job in &jobs {
+                let (first, last) = (job[0].piece.frame as usize, job[job.len() - 1].piece.frame as usize);
+                let bytes: u32 = frames[first..=last].iter().map(|frame| frame.stored).sum();
+                prop_assert!(first == last || bytes as usize <= batch);
+            }
+            // Nothing that fits is read by two requests.
+            for pair in jobs.windows(2) {
+                let (one, next) = (pair[0][0].piece.frame as usize, pair[1][0].piece.frame as usize);
+                let last = pair[0][pair[0].len() - 1].piece.frame as usize;
+                let bytes: u32 = frames[one..=next].iter().map(|frame| frame.stored).sum();
+                prop_assert!(next != last && (next > last + 1 || bytes as usize > batch));
+            }
+        }
+
         #[test]
         fn every_job_is_done_once_whoever_asks(
             jobs in 0..60usize,

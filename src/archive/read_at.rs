@@ -17,6 +17,16 @@ pub trait ReadAt: Send + Sync {
         self.len() == 0
     }
 
+    /// How many threads should read at once to make use of it: a disk is as fast with one for each worker.
+    fn at_once(&self) -> usize {
+        1
+    }
+
+    /// Up to how many bytes of neighbours are better read at once than one by one.
+    fn batch_bytes(&self) -> usize {
+        0
+    }
+
     /// Fills `buf` with the bytes from `offset`; an end before that is [`Class::Damage`].
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
 }

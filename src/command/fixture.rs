@@ -126,7 +126,7 @@ impl Donor {
     }
 
     /// Makes the backup `id` in `repository`.
-    pub(crate) fn back_up(&self, repository: &LocalRepository, id: &str) -> Label {
+    pub(crate) fn back_up(&self, repository: &dyn Destination, id: &str) -> Label {
         let id: BackupId = id.parse().unwrap();
         let (upload, sink) = repository.begin(&id, self.codec, 0).unwrap();
         let options = EncodeOptions { codec: self.codec, workers: NonZeroUsize::new(2).unwrap() };

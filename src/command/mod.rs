@@ -6,6 +6,7 @@ pub mod extract;
 pub(crate) mod fixture;
 pub mod human;
 pub mod list;
+pub mod open;
 pub mod operator;
 pub mod output;
 pub mod receive;

@@ -3,13 +3,12 @@
 use std::ffi::OsString;
 
 use super::output::Output;
-use super::{Context, extract, list, receive, restore, show, verify};
+use super::{Context, extract, list, open, receive, restore, show, verify};
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
 use crate::config::print_defaults::{Defaults, OptionFiles};
 use crate::config::{Config, Environment};
 use crate::error::Result;
-use crate::store::LocalRepository;
 use crate::sys;
 use crate::wsrep::watch::Watch;
 
@@ -18,8 +17,8 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
     let cancel = Cancel::default();
     let _watch = Watch::start(&cancel, None)?;
     let config = settings(&cli.global, environment, &cancel)?;
-    let repository = LocalRepository::open(&config.repository)?;
-    let context = Context { repository: &repository, workers: config.workers, cancel: &cancel, now: sys::now() };
+    let repository = open::repository(&config.repository, &config, environment, &cancel)?;
+    let context = Context { repository: &*repository, workers: config.workers, cancel: &cancel, now: sys::now() };
     let mut output = Output::stdout(cli.global.json, cli.global.quiet);
     match &cli.command {
         Command::List => list::run(&context, &mut output),
@@ -27,7 +26,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
         Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
         Command::Extract(args) => extract::run(args, &context, &mut output),
-        Command::Receive(args) => receive::run(args, repository, &cancel, &mut output),
+        Command::Receive(args) => receive::run(args, &config.repository, &cancel, &mut output),
     }
 }
 
@@ -41,8 +40,9 @@ fn settings(global: &Global, environment: &Environment, cancel: &Cancel) -> Resu
     let mut flags: Vec<(&str, OsString)> = Vec::new();
     if let Some(repository) = &global.repository {
         // A person may mean a directory below the one they stand in; a server never does.
-        let absolute = std::path::absolute(repository).unwrap_or_else(|_| repository.clone());
-        flags.push(("repository", absolute.into()));
+        let is_url = repository.to_string_lossy().contains("://");
+        let absolute = if is_url { None } else { std::path::absolute(repository).ok() };
+        flags.push(("repository", absolute.unwrap_or_else(|| repository.clone()).into()));
     }
     if let Some(workers) = global.workers {
         flags.push(("workers", workers.to_string().into()));

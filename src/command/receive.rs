@@ -13,7 +13,7 @@ use crate::cli::ReceiveArgs;
 use crate::error::{Class, Error, Result};
 use crate::receiver::server::{Limits, Published, Server, Settings, TlsFiles};
 use crate::receiver::token::Token;
-use crate::store::LocalRepository;
+use crate::store::{LocalRepository, Location};
 
 /// One document for each thing that happens, where lines are not wanted.
 #[derive(Serialize)]
@@ -24,9 +24,16 @@ enum Event<'a> {
 }
 
 /// Listens, and serves until the program is told to end.
-pub fn run(args: &ReceiveArgs, repository: LocalRepository, cancel: &Cancel, output: &mut Output) -> Result<()> {
+pub fn run(args: &ReceiveArgs, location: &Location, cancel: &Cancel, output: &mut Output) -> Result<()> {
     let settings = settings(args)?;
-    let server = Server::bind(settings, repository)?;
+    let Location::Directory(directory) = location else {
+        return Err(Error::new(
+            Class::Config,
+            format!("what is received goes into a directory, not to \"{location}\""),
+        )
+        .hint("give --repository DIR"));
+    };
+    let server = Server::bind(settings, LocalRepository::open(directory)?)?;
     let url = server.url();
     output.line(format!("listening on {url}"))?;
     output.json(&Event::Listening { url: &url })?;

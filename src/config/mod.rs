@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use environment::Environment;
@@ -22,6 +21,8 @@ use crate::archive::codec::Codec;
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::receiver::client::ReceiverSettings;
+use crate::store::location::Location;
+use crate::store::object::ObjectSettings;
 use crate::wsrep::address::DestinationName;
 use choice::{IoNice, Release, Reserve, SourceChoice};
 use options::{Draft, TABLE};
@@ -45,10 +46,10 @@ const ALIKE: f64 = 0.75;
 /// Everything that can be set, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The default destination: a directory, absolute.
-    pub repository: PathBuf,
-    /// Directories that an SST address can choose by name, absolute.
-    pub destinations: BTreeMap<DestinationName, PathBuf>,
+    /// The default destination.
+    pub repository: Location,
+    /// Destinations that an SST address can choose by name.
+    pub destinations: BTreeMap<DestinationName, Location>,
     /// How new backups are compressed.
     pub codec: Codec,
     /// Threads that read, hash and compress.
@@ -75,6 +76,8 @@ pub struct Config {
     pub rate_limit: Option<NonZeroU64>,
     /// How receivers are spoken to, and which.
     pub receiver: ReceiverSettings,
+    /// How object stores are spoken to.
+    pub object: ObjectSettings,
 }
 
 /// Where a setting was written.
@@ -89,7 +92,7 @@ enum Origin {
 #[derive(Default)]
 struct Resolving {
     draft: Draft,
-    destinations: BTreeMap<DestinationName, PathBuf>,
+    destinations: BTreeMap<DestinationName, Location>,
 }
 
 impl Config {
@@ -110,12 +113,13 @@ impl Config {
         resolving.finish()
     }
 
-    /// The directory that an SST address chooses.
-    pub fn destination(&self, name: Option<&DestinationName>) -> Result<&Path> {
+    /// The destination that an SST address chooses.
+    pub fn destination(&self, name: Option<&DestinationName>) -> Result<&Location> {
         let Some(name) = name else { return Ok(&self.repository) };
-        self.destinations.get(name).map(PathBuf::as_path).ok_or_else(|| {
-            Error::new(Class::Config, format!("there is no destination \"{name}\""))
-                .hint(format!("name it in an option file: `destination.{name} = /directory` in group [{GROUP}]"))
+        self.destinations.get(name).ok_or_else(|| {
+            Error::new(Class::Config, format!("there is no destination \"{name}\"")).hint(format!(
+                "name it in an option file: `destination.{name} = /directory` or a URL in group [{GROUP}]"
+            ))
         })
     }
 }
@@ -127,9 +131,10 @@ impl Resolving {
         // A variable's name cannot hold the point, and no variable's name tells the case of a destination.
         if let Some(destination) = name.strip_prefix(DESTINATION).filter(|_| origin != Origin::Environment) {
             let destination = destination.parse().map_err(|cause: Error| bad(cause.to_string()))?;
-            let directory = options::absolute(&value)
-                .ok_or_else(|| bad(format!("the value {} of {name} is not an absolute path", quote(&value))))?;
-            self.destinations.insert(destination, directory);
+            let location = Location::parse(&value).ok_or_else(|| {
+                bad(format!("the value {} of {name} is neither an absolute path nor a URL", quote(&value)))
+            })?;
+            self.destinations.insert(destination, location);
             return Ok(());
         }
         let key = name.replace('_', "-");
@@ -148,6 +153,12 @@ impl Resolving {
 
     fn finish(self) -> Result<Config> {
         let Self { draft, destinations } = self;
+        if let Some(endpoint) = draft.object.endpoint.as_ref().filter(|_| !draft.object.allow_http)
+            && endpoint.is_http()
+        {
+            let text = format!("the endpoint {} is spoken to in the clear", quote(endpoint.as_str()));
+            return Err(Error::new(Class::Config, text).hint("use https, or say `allow-http = yes` if that is meant"));
+        }
         Ok(Config {
             repository: draft.repository,
             destinations,
@@ -165,6 +176,7 @@ impl Resolving {
             ionice: draft.ionice,
             rate_limit: draft.rate_limit,
             receiver: draft.receiver,
+            object: draft.object,
         })
     }
 }
@@ -201,6 +213,10 @@ mod tests {
         Setting { name: name.to_owned(), value: Some(value.into()) }
     }
 
+    fn directory(path: &str) -> Location {
+        Location::Directory(path.into())
+    }
+
     fn from_file(settings: &[(&str, &str)]) -> Result<Config> {
         let settings: Vec<Setting> = settings.iter().map(|(name, value)| file(name, value)).collect();
         Config::resolve(&settings, &Environment::default(), &[])
@@ -209,7 +225,7 @@ mod tests {
     #[test]
     fn without_any_setting_the_defaults_hold() {
         let config = from_file(&[]).unwrap();
-        assert_eq!(config.repository, Path::new("/var/backups/wsrep_sst_backup"));
+        assert_eq!(config.repository, directory("/var/backups/wsrep_sst_backup"));
         assert_eq!((config.codec, config.binlogs), (Codec::Zstd(1), Binlogs::Last));
         assert_eq!((config.frozen_limit.as_secs(), config.flush_timeout.as_secs()), (3600, 600));
     }
@@ -223,7 +239,7 @@ mod tests {
             ("WSREP_SST_OPT_AUTH", ""),
         ]);
         let config = Config::resolve(&files, &environment, &[("repository", "/from-flag".into())]).unwrap();
-        assert_eq!(config.repository, Path::new("/from-flag"));
+        assert_eq!(config.repository, directory("/from-flag"));
         assert_eq!((config.workers.get(), config.frozen_limit.as_secs()), (3, 60));
     }
 
@@ -266,6 +282,17 @@ mod tests {
             ("allow-receiver", "everybody", "none, or networks"),
             ("receiver-tls", "maybe", "on or off"),
             ("receiver-ca", "ca.pem", "an absolute path"),
+            ("repository", "s3://Bucket", "s3://BUCKET/PREFIX"),
+            ("endpoint", "https://me:secret@host", "https://minio"),
+            ("allow-http", "maybe", "yes or no"),
+            ("region", "eu central", "eu-central-1"),
+            ("ca-file", "ca.pem", "an absolute path"),
+            ("credentials-file", "secrets", "an absolute path"),
+            ("part-size", "4M", "5M to 1G"),
+            ("parallel-parts", "1", "2 to 64"),
+            ("request-timeout", "0", "a time such as 90s"),
+            ("stall-timeout", "0", "a time such as 90s"),
+            ("retries", "101", "0 to 100"),
         ] {
             let message = from_file(&[(name, value)]).unwrap_err().to_string();
             assert!(message.contains(name) && message.contains(value) && message.contains(allowed), "{message}");
@@ -278,16 +305,30 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_in_the_clear_must_be_meant() {
+        let http = ("endpoint", "http://127.0.0.1:9000");
+        let error = from_file(&[http]).unwrap_err();
+        assert!(error.advice().unwrap().contains("allow-http"), "{:?}", error.advice());
+        assert!(from_file(&[http, ("allow-http", "yes")]).is_ok());
+        assert!(from_file(&[("endpoint", "https://127.0.0.1:9000")]).is_ok());
+    }
+
+    #[test]
     fn destinations_have_names_and_the_address_chooses_among_them() {
-        let config = from_file(&[("destination.far_1", "/mnt/far"), ("destination.Near", "/near")]).unwrap();
+        let config =
+            from_file(&[("destination.far_1", "/mnt/far"), ("destination.Near", "s3://near/galera/")]).unwrap();
         let name = |text: &str| text.parse::<DestinationName>().unwrap();
-        assert_eq!(config.destination(Some(&name("far_1"))).unwrap(), Path::new("/mnt/far"));
-        assert_eq!(config.destination(Some(&name("Near"))).unwrap(), Path::new("/near"));
-        assert_eq!(config.destination(None).unwrap(), config.repository);
+        assert_eq!(*config.destination(Some(&name("far_1"))).unwrap(), directory("/mnt/far"));
+        assert_eq!(config.destination(Some(&name("Near"))).unwrap().to_string(), "s3://near/galera");
+        assert_eq!(*config.destination(None).unwrap(), config.repository);
         assert_eq!(config.destination(Some(&name("near"))).unwrap_err().class(), Class::Config);
-        for (key, value) in
-            [("destination.", "/x"), ("destination.a/b", "/x"), ("destination.a", "x"), ("destination", "/x")]
-        {
+        for (key, value) in [
+            ("destination.", "/x"),
+            ("destination.a/b", "/x"),
+            ("destination.a", "x"),
+            ("destination.a", "s3://x"),
+            ("destination", "/x"),
+        ] {
             assert_eq!(from_file(&[(key, value)]).unwrap_err().class(), Class::Config, "{key}");
         }
     }

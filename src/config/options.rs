@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,6 +9,8 @@ use ipnet::IpNet;
 use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
 use crate::datadir::binlog::Binlogs;
 use crate::receiver::client::ReceiverSettings;
+use crate::store::location::{Location, absolute};
+use crate::store::object::settings::{Endpoint, LEAST_PART_BYTES, MOST_PARALLEL, MOST_PART_BYTES, ObjectSettings};
 
 /// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
 const LONGEST_SECONDS: u64 = 30 * 24 * 3600;
@@ -20,13 +21,19 @@ const MOST_WORKERS: usize = 256;
 /// Workers beyond this many read faster than storage gives, and take the processors from the server.
 const DEFAULT_WORKERS: usize = 16;
 
+/// With fewer than two one part could not be in flight while the next one is made.
+const LEAST_PARALLEL: usize = 2;
+
+/// A request that failed so often fails.
+const MOST_RETRIES: usize = 100;
+
 /// More passes than this chase a server that never rests.
 const MOST_PRECOPY_PASSES: u32 = 100;
 
 /// The values as they are collected, each already valid by itself.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
-    pub(super) repository: PathBuf,
+    pub(super) repository: Location,
     pub(super) compress: String,
     pub(super) compress_level: Option<u8>,
     pub(super) workers: NonZeroUsize,
@@ -40,6 +47,7 @@ pub(super) struct Draft {
     pub(super) nice: u8,
     pub(super) ionice: IoNice,
     pub(super) rate_limit: Option<NonZeroU64>,
+    pub(super) object: ObjectSettings,
     pub(super) receiver: ReceiverSettings,
 }
 
@@ -62,10 +70,10 @@ pub struct Row {
 pub const TABLE: &[Row] = &[
     Row {
         name: "repository",
-        help: "directory that holds the backups",
-        allowed: "an absolute path",
+        help: "directory that holds the backups, or a part of a bucket",
+        allowed: "an absolute path, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX",
         default: "/var/backups/wsrep_sst_backup",
-        set: |draft, text| absolute(text).map(|path| draft.repository = path),
+        set: |draft, text| Location::parse(text).map(|location| draft.repository = location),
     },
     Row {
         name: "compress",
@@ -172,6 +180,94 @@ pub const TABLE: &[Row] = &[
         },
     },
     Row {
+        name: "endpoint",
+        help: "URL of an object store that is not the provider's own; buckets are addressed by path there",
+        allowed: "none, or a URL such as https://minio.example:9000",
+        default: "none",
+        set: |draft, text| optional(text, Endpoint::parse).map(|endpoint| draft.object.endpoint = endpoint),
+    },
+    Row {
+        name: "allow-http",
+        help: "whether the endpoint may be spoken to in the clear",
+        allowed: "yes or no",
+        default: "no",
+        set: |draft, text| {
+            draft.object.allow_http = match text {
+                "yes" => true,
+                "no" => false,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Row {
+        name: "region",
+        help: "region of an S3 bucket; without it AWS_REGION, AWS_DEFAULT_REGION, us-east-1",
+        allowed: "none, or a region such as eu-central-1",
+        default: "none",
+        set: |draft, text| optional(text, region).map(|region| draft.object.region = region),
+    },
+    Row {
+        name: "ca-file",
+        help: "certificates in PEM that an object store's must come from, in place of the system's",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.object.ca_file = path),
+    },
+    Row {
+        name: "credentials-file",
+        help: "file that opens the object store, in lines NAME=VALUE; mode 0600 or 0400, of this user or root",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.object.credentials_file = path),
+    },
+    Row {
+        name: "part-size",
+        help: "bytes of a part of an upload; so many times parallel-parts are in memory",
+        allowed: "bytes from 5M to 1G",
+        default: "16M",
+        set: |draft, text| {
+            let fits = |bytes: &u64| (LEAST_PART_BYTES..=MOST_PART_BYTES).contains(bytes);
+            draft.object.part_bytes = choice::bytes(text).filter(fits)?;
+            Some(())
+        },
+    },
+    Row {
+        name: "parallel-parts",
+        help: "parts of an upload, or ranges of a download, under way at once",
+        allowed: "a number from 2 to 64",
+        default: "4",
+        set: |draft, text| {
+            let fits = |parallel: &NonZeroUsize| (LEAST_PARALLEL..=MOST_PARALLEL).contains(&parallel.get());
+            draft.object.parallel = text.parse().ok().filter(fits)?;
+            Some(())
+        },
+    },
+    Row {
+        name: "request-timeout",
+        help: "longest time that one request to an object store may take, a whole part included",
+        allowed: "a time such as 90s, 15min or 1h, at most 30d; a number alone means seconds",
+        default: "1min",
+        set: |draft, text| duration(text).map(|timeout| draft.object.request_timeout = timeout),
+    },
+    Row {
+        name: "stall-timeout",
+        help: "longest time that no part of an upload may arrive, or one range be waited for, retries included",
+        allowed: "a time such as 90s, 15min or 1h, at most 30d; a number alone means seconds",
+        default: "5min",
+        set: |draft, text| duration(text).map(|timeout| draft.object.stall_timeout = timeout),
+    },
+    Row {
+        name: "retries",
+        help: "how often a request to an object store is tried again",
+        allowed: "a number from 0 to 100",
+        default: "10",
+        set: |draft, text| {
+            draft.object.retries = text.parse().ok().filter(|retries| *retries <= MOST_RETRIES)?;
+            Some(())
+        },
+    },
+    Row {
         name: "allow-receiver",
         help: "networks of the hosts that an SST address HOST:PORT may stream to",
         allowed: "none, or networks and addresses such as 10.1.0.0/16, fd00::7, separated by commas",
@@ -197,28 +293,28 @@ pub const TABLE: &[Row] = &[
         help: "certificates of the authorities that sign those of receivers, in PEM",
         allowed: "none, or an absolute path",
         default: "none",
-        set: |draft, text| absolute_or_none(text).map(|path| draft.receiver.ca = path),
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.ca = path),
     },
     Row {
         name: "receiver-token-file",
         help: "file of the token that a receiver is shown, of mode 0600 or 0400",
         allowed: "none, or an absolute path",
         default: "none",
-        set: |draft, text| absolute_or_none(text).map(|path| draft.receiver.token_file = path),
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.token_file = path),
     },
     Row {
         name: "receiver-cert",
         help: "certificate that a receiver is shown, in PEM",
         allowed: "none, or an absolute path",
         default: "none",
-        set: |draft, text| absolute_or_none(text).map(|path| draft.receiver.certificate = path),
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.certificate = path),
     },
     Row {
         name: "receiver-key",
         help: "key of that certificate, in PEM",
         allowed: "none, or an absolute path",
         default: "none",
-        set: |draft, text| absolute_or_none(text).map(|path| draft.receiver.key = path),
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.key = path),
     },
     Row {
         name: "receiver-stall-timeout",
@@ -233,7 +329,7 @@ impl Default for Draft {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
-            repository: "/var/backups/wsrep_sst_backup".into(),
+            repository: Location::Directory("/var/backups/wsrep_sst_backup".into()),
             compress: "zstd".to_owned(),
             compress_level: None,
             workers: NonZeroUsize::new(processors.min(DEFAULT_WORKERS)).unwrap_or(NonZeroUsize::MIN),
@@ -247,21 +343,20 @@ impl Default for Draft {
             nice: 0,
             ionice: IoNice::None,
             rate_limit: None,
+            object: ObjectSettings::default(),
             receiver: ReceiverSettings::default(),
         }
     }
 }
 
-/// An absolute path without `..`.
-pub(super) fn absolute(text: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(text);
-    let upwards = path.components().any(|part| part == std::path::Component::ParentDir);
-    (path.is_absolute() && !upwards && !text.chars().any(char::is_control)).then_some(path)
+/// A value, or `none`; the outer `None` is for one that is not allowed.
+fn optional<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == "none" { Some(None) } else { parse(text).map(Some) }
 }
 
-/// An absolute path, or the word for no path.
-fn absolute_or_none(text: &str) -> Option<Option<PathBuf>> {
-    if text == "none" { Some(None) } else { absolute(text).map(Some) }
+fn region(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
 /// Networks and single addresses, or the word for none of them.
@@ -344,13 +439,5 @@ mod tests {
         again.workers = draft.workers;
         assert_eq!(format!("{again:?}"), format!("{draft:?}"));
         assert!((1..=DEFAULT_WORKERS).contains(&draft.workers.get()));
-    }
-
-    #[test]
-    fn paths_are_absolute_and_do_not_climb() {
-        assert!(absolute("/srv/backups").is_some());
-        for text in ["", "srv", "./x", "/srv/../etc", "/srv\n"] {
-            assert_eq!(absolute(text), None, "{text}");
-        }
     }
 }

@@ -4,6 +4,8 @@
 //! what is behind them they do not.
 
 pub mod local;
+pub mod location;
+pub mod object;
 pub mod repository;
 
 use std::fmt;
@@ -15,6 +17,8 @@ use crate::archive::label::{BackupId, Label};
 use crate::error::{Class, Error, Result};
 
 pub use local::LocalRepository;
+pub use location::Location;
+pub use object::ObjectRepository;
 pub use repository::{Listing, Repository};
 
 /// The label's name in a backup's directory.

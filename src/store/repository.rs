@@ -50,7 +50,12 @@ pub trait Repository: Destination {
 
     /// The label of the backup `id`.
     fn label(&self, id: &BackupId) -> Result<Label> {
-        let Some(text) = self.object(id, LABEL_NAME, LABEL_LIMIT)? else {
+        self.read_label(id, self.object(id, LABEL_NAME, LABEL_LIMIT)?)
+    }
+
+    /// The label of `id` out of its stored bytes.
+    fn read_label(&self, id: &BackupId, text: Option<Vec<u8>>) -> Result<Label> {
+        let Some(text) = text else {
             let text = format!("{id} is no backup: it has no label ({LABEL_NAME})");
             let hint = format!("its removal was interrupted: \"{}\"", self.place_of(id));
             return Err(Error::new(Class::Damage, text).hint(hint));

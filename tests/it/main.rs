@@ -4,6 +4,7 @@
 mod answer;
 mod arguments;
 mod authority;
+mod bucket;
 mod clone;
 mod destination;
 mod dialogue;
@@ -15,6 +16,8 @@ mod operator;
 mod outcome;
 mod precopy;
 mod receive;
+#[path = "../s3/mod.rs"]
+mod s3;
 mod server;
 mod small_disk;
 mod tree;

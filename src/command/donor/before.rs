@@ -12,7 +12,7 @@ use super::plan::Plan;
 use crate::archive::codec::Codec;
 use crate::archive::label::Source;
 use crate::cancel::Cancel;
-use crate::command::human;
+use crate::command::{human, open};
 use crate::config::choice::Release;
 use crate::config::print_defaults::OptionFiles;
 use crate::config::{Config, Environment, server};
@@ -21,7 +21,7 @@ use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
 use crate::receiver::client::Receiver;
-use crate::store::{Destination, LocalRepository};
+use crate::store::{Destination, Location};
 use crate::wsrep::address::{Address, Target};
 use crate::wsrep::request::Request;
 
@@ -64,7 +64,7 @@ impl Prepared {
         let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
         let variables = server::variables(request, &files.server(cancel)?, environment);
         let only_run = lock(&variables.datadir)?;
-        let destination = open(&address.target, &config, cancel)?;
+        let destination = choose(&address.target, &config, environment, cancel)?;
         destination.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
@@ -82,12 +82,18 @@ impl Prepared {
 }
 
 /// What the SST address chooses, as far as the configuration allows it.
-fn open(target: &Target, config: &Config, cancel: &Cancel) -> Result<Box<dyn Destination>> {
-    Ok(match target {
-        Target::Default => Box::new(LocalRepository::open(config.destination(None)?)?),
-        Target::Named(name) => Box::new(LocalRepository::open(config.destination(Some(name))?)?),
-        Target::Receiver(receiver) => Box::new(Receiver::open(receiver, &config.receiver, cancel)?),
-    })
+fn choose(
+    target: &Target,
+    config: &Config,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<Box<dyn Destination>> {
+    let name = match target {
+        Target::Default => None,
+        Target::Named(name) => Some(name),
+        Target::Receiver(receiver) => return Ok(Box::new(Receiver::open(receiver, &config.receiver, cancel)?)),
+    };
+    Ok(open::repository(config.destination(name)?, config, environment, cancel)?)
 }
 
 /// The server may be moving what is looked at: then once more.
@@ -104,7 +110,11 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
 fn of_backups(config: &Config, chosen: &dyn Destination) -> Vec<PathBuf> {
     let configured = config.destinations.values().chain([&config.repository]);
-    configured.cloned().chain(chosen.local_path().map(Path::to_owned)).collect()
+    let directory = |location: &Location| match location {
+        Location::Directory(path) => Some(path.clone()),
+        Location::Object(_) => None,
+    };
+    configured.filter_map(directory).chain(chosen.local_path().map(Path::to_owned)).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.

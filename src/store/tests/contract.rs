@@ -3,7 +3,7 @@
 use super::*;
 
 /// Bytes that neither a part nor a frame ends on.
-const LONG: usize = 11 * (1 << 20) + 4321;
+pub(crate) const LONG: usize = 11 * (1 << 20) + 4321;
 
 /// A store under test, empty at first.
 pub(crate) trait Subject {
