@@ -21,7 +21,7 @@ const FEWEST: usize = 16;
 const MOST: usize = 1024;
 
 /// A bearer token.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Token(String);
 
 impl Token {

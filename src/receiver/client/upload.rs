@@ -139,6 +139,12 @@ impl Flow {
     }
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 impl Upload for Sending {
     fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
         let link = &self.flow.link;
@@ -174,6 +180,7 @@ impl Sending {
 }
 
 impl Drop for Sending {
+    /// The sink may outlive the upload, and must not hold it.
     fn drop(&mut self) {
         self.flow.give_up();
     }

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::answer::Refusal;
+use crate::digest::Digest;
 
 /// Bytes that must come within each stall time-out, so that no client holds a place by a byte now and then.
 const LEAST: u64 = 64 << 10;
@@ -61,13 +63,14 @@ impl Pieces {
         self.since = self.since.checked_add(ours).unwrap_or(self.since);
     }
 
-    /// All of it, in memory.
-    pub(super) async fn all(mut self) -> Result<Bytes, Refusal> {
-        let mut all = BytesMut::new();
+    /// All of it, in memory, and its digest: made piece by piece, so that nobody else waits for long.
+    pub(super) async fn all(mut self) -> Result<(Bytes, Digest), Refusal> {
+        let (mut all, mut hasher) = (BytesMut::new(), Sha256::new());
         while let Some(piece) = self.next().await? {
+            hasher.update(&piece);
             all.extend_from_slice(&piece);
         }
-        Ok(all.freeze())
+        Ok((all.freeze(), Digest::finish(hasher)))
     }
 
     /// Throws away what still comes, for a while, beside everything else.

@@ -171,8 +171,8 @@ impl Service {
     }
 
     async fn manifest(&self, turn: Turn, parked: Parked, body: Incoming) -> Result<Answer, Refusal> {
-        let manifest = self.small(body, MANIFEST_LIMIT).await?;
-        let received = Received { bytes: manifest.len() as u64, sha256: Digest::of(&manifest) };
+        let (manifest, sha256) = self.small(body, MANIFEST_LIMIT).await?;
+        let received = Received { bytes: manifest.len() as u64, sha256 };
         turn.park(Parked { manifest: Some((manifest, received)), ..parked });
         Ok(json(StatusCode::OK, &received))
     }
@@ -190,7 +190,7 @@ impl Service {
             let text = format!("there is no manifest of {id} yet: it comes before the label");
             return Err(Refusal::new(StatusCode::CONFLICT, text));
         };
-        let text = self.small(body, LABEL_LIMIT).await?;
+        let (text, _) = self.small(body, LABEL_LIMIT).await?;
         let label = Label::parse(&text).map_err(|error| untrue(&one_line(&error)))?;
         check(&label, id, &parked, received)?;
         // The backup is published or not, whether the client waits for the answer or not.
@@ -206,7 +206,7 @@ impl Service {
         Ok(json(StatusCode::CREATED, &serde_json::json!({ "id": id })))
     }
 
-    async fn small(&self, body: Incoming, limit: u64) -> Result<Bytes, Refusal> {
+    async fn small(&self, body: Incoming, limit: u64) -> Result<(Bytes, Digest), Refusal> {
         Pieces::new(body, limit, self.limits.request)?.all().await
     }
 }
