@@ -22,7 +22,8 @@ use crate::config::{choice, options};
   wsrep_sst_backup restore latest --target /var/lib/mysql
 
 Exit status: 0 done, 1 the system refused something, 2 wrong command line, 3 wrong configuration, 4 no such backup,
-5 damage found, 6 unknown format version, 7 busy, 8 refused because it would overwrite something, 13 interrupted.")]
+5 damage found, 6 unknown format version, 7 busy, 8 refused because it would overwrite something, 13 interrupted,
+14 encrypted and not to be opened with the keys that were given.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -70,6 +71,8 @@ pub enum Command {
   wsrep_sst_backup show latest")]
     Show(ShowArgs),
     /// Read backups completely and report every damage, by file and offset.
+    ///
+    /// Of an encrypted backup only the stored bytes are proved, unless its key is given.
     #[command(after_help = "Examples:
   wsrep_sst_backup verify             the latest backup
   wsrep_sst_backup verify --all
@@ -104,11 +107,14 @@ pub enum Command {
 }
 
 /// Arguments of `show`.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ShowArgs {
     /// The backup: its id, the beginning of it, or `latest`.
     #[arg(value_name = "ID|latest")]
     pub id: String,
+    /// Keys for an encrypted backup.
+    #[command(flatten)]
+    pub keys: KeyArgs,
 }
 
 /// Arguments of `verify`.
@@ -120,6 +126,9 @@ pub struct VerifyArgs {
     /// Every backup of the repository.
     #[arg(long)]
     pub all: bool,
+    /// Keys for encrypted backups.
+    #[command(flatten)]
+    pub keys: KeyArgs,
 }
 
 /// Arguments of `restore`.
@@ -146,6 +155,9 @@ pub struct RestoreArgs {
     /// Leave out the binary logs.
     #[arg(long)]
     pub without_binlogs: bool,
+    /// Keys for an encrypted backup.
+    #[command(flatten)]
+    pub keys: KeyArgs,
 }
 
 /// Arguments of `extract`.
@@ -160,6 +172,30 @@ pub struct ExtractArgs {
     /// Where to put it: files that are there already are never overwritten.
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
+    /// Keys for an encrypted backup.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+}
+
+/// The private keys of a command.
+#[derive(Args, Clone, Debug, Default)]
+pub struct KeyArgs {
+    /// File with the private key of an encrypted backup, as age-keygen writes it.
+    #[arg(long = "identity", value_name = "FILE")]
+    pub identities: Vec<PathBuf>,
+}
+
+impl Command {
+    /// The files with private keys that were named.
+    pub fn identities(&self) -> &[PathBuf] {
+        match self {
+            Command::List | Command::Receive(_) => &[],
+            Command::Show(args) => &args.keys.identities,
+            Command::Verify(args) => &args.keys.identities,
+            Command::Restore(args) => &args.keys.identities,
+            Command::Extract(args) => &args.keys.identities,
+        }
+    }
 }
 
 /// Arguments of `receive`.

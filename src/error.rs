@@ -38,6 +38,8 @@ pub enum Class {
     Unsettled,
     /// A signal ended the run.
     Cancelled,
+    /// What is encrypted cannot be opened with the keys that were given, or none was given.
+    Key,
 }
 
 /// One row of the table of exit statuses.
@@ -65,6 +67,7 @@ const TABLE: &[Row] = &[
     Row { class: Class::Deadline, exit: 11, errno: Errno::ETIMEDOUT },
     Row { class: Class::Unsettled, exit: 12, errno: Errno::EBUSY },
     Row { class: Class::Cancelled, exit: 13, errno: Errno::EINTR },
+    Row { class: Class::Key, exit: 14, errno: Errno::EACCES },
 ];
 
 /// A failure that ends what was asked for.

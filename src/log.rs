@@ -42,6 +42,12 @@ pub fn failure(error: &Error) {
     }
 }
 
+/// An error as a line of a donor's log, for the one place that may take no lock.
+pub(crate) fn donor_error(text: &str) -> String {
+    // In UTC: the zone of the system is behind a lock of the library.
+    line(Face::Donor, Level::ERROR, text, sys::now(), &TimeZone::UTC)
+}
+
 struct Stderr {
     face: Face,
 }

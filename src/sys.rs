@@ -59,6 +59,23 @@ impl AsFd for Pidfd {
     }
 }
 
+/// Goes on in two processes.
+///
+/// Errors: there is more than one thread (`EBUSY`): another one may hold a lock, which the new process could never take.
+pub fn fork() -> nix::Result<nix::unistd::ForkResult> {
+    if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: this is the only thread, so that the new process is a whole copy of this one.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Ends the process without running anything of it: no destructor, no handler.
+pub fn exit_at_once(status: u8) -> ! {
+    // SAFETY: a plain system call that does not return.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
 /// The clock that file systems stamp files with (`CLOCK_REALTIME`): seconds since 1970 and nanoseconds.
 pub fn file_clock() -> (i64, u32) {
     use nix::time::{ClockId, clock_gettime};

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::seal::Seal;
 use crate::error::{Class, Error, Result};
 
 /// The most raw bytes that a frame holds: 4 MiB.
@@ -72,11 +73,14 @@ impl Codec {
     }
 
     /// The name that an archive has in a repository.
-    pub fn archive_name(self) -> &'static str {
-        match self {
-            Codec::None => "archive.tar",
-            Codec::Gzip(_) => "archive.tar.gz",
-            Codec::Zstd(_) => "archive.tar.zst",
+    pub fn archive_name(self, seal: Seal) -> &'static str {
+        match (self, seal) {
+            (Codec::None, Seal::Open) => "archive.tar",
+            (Codec::None, Seal::Age) => "archive.tar.age",
+            (Codec::Gzip(_), Seal::Open) => "archive.tar.gz",
+            (Codec::Gzip(_), Seal::Age) => "archive.tar.gz.age",
+            (Codec::Zstd(_), Seal::Open) => "archive.tar.zst",
+            (Codec::Zstd(_), Seal::Age) => "archive.tar.zst.age",
         }
     }
 }

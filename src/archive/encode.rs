@@ -24,6 +24,7 @@ use super::manifest::{
 use super::pace::Pace;
 use super::pool::Written;
 use super::progress::Progress;
+use super::seal::{Recipients, Sealing};
 use super::stream::{Contents, TarStream};
 use super::tar_header::Member;
 use crate::cancel::Cancel;
@@ -36,12 +37,14 @@ use crate::relpath::RelPath;
 const NO_ENTRY: u32 = u32::MAX;
 
 /// How to write an archive.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EncodeOptions {
     /// The compression of every frame.
     pub codec: Codec,
     /// Threads that read and compress.
     pub workers: NonZeroUsize,
+    /// Who can read it; if nobody is named it is not encrypted.
+    pub recipients: Recipients,
 }
 
 /// What is known of a directory or file before its contents are read.
@@ -133,8 +136,9 @@ pub struct Encoder<W> {
 impl<W: Write + Send + 'static> Encoder<W> {
     /// Starts the threads; nothing is written yet.
     pub fn start(options: EncodeOptions, sink: W, cancel: Cancel, progress: Arc<Progress>) -> Result<Self> {
+        let sealing = Sealing::to(&options.recipients)?;
         Ok(Self {
-            stream: TarStream::start(options.codec, options.workers, sink, cancel, progress)?,
+            stream: TarStream::start(options.codec, options.workers, sealing, sink, cancel, progress)?,
             codec: options.codec,
             entries: Vec::new(),
             names: HashMap::new(),
@@ -179,6 +183,11 @@ impl<W: Write + Send + 'static> Encoder<W> {
         let short: Vec<EntryId> = self.stream.barrier()?.into_iter().map(EntryId).collect();
         self.short.extend(&short);
         Ok(short)
+    }
+
+    /// Waits until everything added so far is read, compressed and written: what comes next waits for nothing then.
+    pub fn rest(&mut self) -> Result<()> {
+        self.stream.rest()
     }
 
     /// Takes a member out of the manifest. Unless its path is added again, the manifest lists it as excluded, with the

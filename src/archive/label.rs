@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Codec;
+use super::seal::{Recipients, Seal};
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
 use crate::gtid::Gtid;
@@ -62,6 +63,9 @@ pub struct Label {
     pub copied_again_bytes: u64,
     /// The archive's compression.
     pub codec: Codec,
+    /// Who can read archive and manifest; if nobody is named they are not encrypted.
+    #[serde(default, skip_serializing_if = "Recipients::is_empty")]
+    pub recipients: Recipients,
     /// The archive as stored.
     pub archive: Stored,
     /// The manifest as stored.
@@ -76,7 +80,7 @@ pub struct Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
-    /// Cloned inside the frozen window, read after it; what could not be cloned, as for `precopy` or `locked`.
+    /// Cloned before the frozen window, inside it again what changed since, and read after it; what could not be cloned, as for `precopy` or `locked`.
     Clone,
     /// Read before the frozen window, and inside it again what changed since.
     Precopy,
@@ -102,6 +106,13 @@ pub struct Stored {
     pub bytes: u64,
     /// SHA-256 of the stored bytes, as `sha256sum` prints it.
     pub sha256: Digest,
+}
+
+impl Label {
+    /// Whether archive and manifest are encrypted.
+    pub fn seal(&self) -> Seal {
+        self.recipients.seal()
+    }
 }
 
 impl BackupId {

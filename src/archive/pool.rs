@@ -24,6 +24,7 @@ use super::guest::Before;
 use super::manifest::{Frame, Piece};
 use super::pace::Pace;
 use super::progress::Progress;
+use super::seal::{Kept, Sealing, Storing};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
@@ -31,6 +32,9 @@ use crate::relpath::RelPath;
 
 /// How often somebody who waits looks whether the run was stopped.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often somebody who waits for all frames to be written looks.
+const REST: Duration = Duration::from_millis(2);
 
 /// How long a run that failed waits for its threads. One that a disk or a dead file server holds is left behind: it ends
 /// with the process, and must not keep the process from telling the server what happened.
@@ -73,9 +77,11 @@ impl Slot {
         Self { sequence: 0, raw: vec![0; FRAME_BYTES], fill: 0, runs: Vec::new(), stored: Vec::new() }
     }
 
-    /// How many files the slot holds open.
+    /// How many files the slot holds open; the clones of a file system are one.
     pub(super) fn open_files(&self) -> usize {
-        self.runs.iter().filter(|run| run.from.is_some()).count()
+        let files: Vec<&Arc<File>> =
+            self.runs.iter().filter_map(|run| run.from.as_ref()).map(|from| &from.file).collect();
+        files.len() - files.windows(2).filter(|pair| Arc::ptr_eq(pair[0], pair[1])).count()
     }
 
     /// The next `len` bytes of the frame, which hold whatever the slot held before.
@@ -165,12 +171,15 @@ pub(super) struct Pool<W> {
     /// Every thread holds a sender: it is disconnected when all have ended.
     ended: Receiver<()>,
     submitted: u32,
+    /// How many there are.
+    slots: usize,
 }
 
 impl<W: Write + Send + 'static> Pool<W> {
     pub(super) fn start(
         codec: Codec,
         workers: NonZeroUsize,
+        sealing: Sealing,
         sink: W,
         cancel: Cancel,
         progress: Arc<Progress>,
@@ -180,7 +189,8 @@ impl<W: Write + Send + 'static> Pool<W> {
         let (done_in, done) = unbounded();
         let (alive, ended) = bounded(0);
         // One that is laid out, one that is written, one per worker, and some that wait for either.
-        for _ in 0..workers.get() + workers.get() / 2 + 2 {
+        let slots = workers.get() + workers.get() / 2 + 2;
+        for _ in 0..slots {
             let _ = free_in.send(Slot::new());
         }
         let shared = Arc::new(Shared {
@@ -191,14 +201,21 @@ impl<W: Write + Send + 'static> Pool<W> {
             found: Mutex::default(),
             changed: Condvar::new(),
         });
-        let mut pool = Self { shared: Arc::clone(&shared), free, jobs: Some(jobs), writer: None, ended, submitted: 0 };
+        let shared_here = Arc::clone(&shared);
+        let mut pool = Self { shared: shared_here, free, jobs: Some(jobs), writer: None, ended, submitted: 0, slots };
         for index in 0..workers.get() {
             let compressor = Compressor::new(codec)
                 .map_err(|cause| Error::new(Class::Io, "cannot set up the compression").because(cause))?;
             let (shared, jobs, done) = (Arc::clone(&shared), jobs_out.clone(), done_in.clone());
             spawn(format!("pack-{index}"), &alive, move || work(compressor, &shared, &jobs, &done))?;
         }
-        pool.writer = Some(spawn("write".to_owned(), &alive, move || write(sink, codec, &shared, &done, &free_in))?);
+        let write = move || {
+            let _alarm = Alarm(&shared);
+            let written = write(|| sealing.begin(sink), codec, &shared, &done, &free_in);
+            let fail = |cause| shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
+            written.map_err(fail).ok().flatten()
+        };
+        pool.writer = Some(spawn("write".to_owned(), &alive, write)?);
         Ok(pool)
     }
 
@@ -210,6 +227,11 @@ impl<W: Write + Send + 'static> Pool<W> {
     /// The pace of reading.
     pub(super) fn pace(&self) -> Pace {
         self.shared.pace.clone()
+    }
+
+    /// Waits until the caller itself may read `bytes`.
+    pub(super) fn take_pace(&self, bytes: usize) -> Result<()> {
+        self.shared.pace.take(bytes, &self.shared.cancel)
     }
 
     /// Stops everything without a failure of its own: the caller has told it.
@@ -255,6 +277,16 @@ impl<W: Write + Send + 'static> Pool<W> {
             }
         }
         Ok(std::mem::take(&mut found.short))
+    }
+
+    /// Waits until every submitted frame is written.
+    pub(super) fn rest(&self) -> Result<()> {
+        while self.free.len() < self.slots {
+            self.shared.check()?;
+            // The slots come back on the channel that only this thread takes from.
+            self.shared.cancel.sleep(REST)?;
+        }
+        Ok(())
     }
 
     /// The pieces of every frame that was read, in the order of the archive.
@@ -389,59 +421,52 @@ pub(super) fn read_or_zero(file: &File, path: &RelPath, offset: u64, part: &mut 
     Ok(true)
 }
 
+/// Writes the frames in order; nothing if the run was stopped.
 fn write<W: Write>(
-    sink: W,
+    begin: impl FnOnce() -> io::Result<Storing<W>>,
     codec: Codec,
     shared: &Shared,
     done: &Receiver<Slot>,
     free: &Sender<Slot>,
-) -> Option<Written<W>> {
-    let _alarm = Alarm(shared);
-    let mut writer = Writer { sink, hasher: Sha256::new(), frames: Vec::new(), stored_bytes: 0, raw_bytes: 0 };
+) -> io::Result<Option<Written<W>>> {
+    let mut writer = Writer { storing: begin()?, frames: Vec::new(), packed_bytes: 0, raw_bytes: 0 };
     let mut early = BTreeMap::new();
     for slot in done {
         early.insert(slot.sequence, slot);
         while let Some(slot) = u32::try_from(writer.frames.len()).ok().and_then(|next| early.remove(&next)) {
             if shared.is_stopped() {
-                return None;
+                return Ok(None);
             }
-            if let Err(cause) = writer.put(&slot, codec) {
-                shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
-                return None;
-            }
+            writer.put(&slot, codec)?;
             shared.progress.add_stored(writer.frames.last().map_or(0, |frame| frame.stored.into()));
             // Nobody takes slots any more once the last frame is submitted.
             let _ = free.send(slot);
         }
     }
-    let Writer { mut sink, hasher, frames, stored_bytes, raw_bytes } = writer;
     if shared.is_stopped() {
-        return None;
+        return Ok(None);
     }
-    if let Err(cause) = sink.flush() {
-        shared.fail(Error::new(Class::Io, "cannot write the archive").because(cause));
-        return None;
-    }
-    Some(Written { sink, frames, stored_bytes, raw_bytes, sha256: Digest::finish(hasher) })
+    let Writer { storing, frames, raw_bytes, .. } = writer;
+    let Kept { sink, bytes: stored_bytes, sha256 } = storing.finish()?;
+    Ok(Some(Written { sink, frames, stored_bytes, raw_bytes, sha256 }))
 }
 
-struct Writer<W> {
-    sink: W,
-    hasher: Sha256,
+struct Writer<W: Write> {
+    storing: Storing<W>,
     frames: Vec<Frame>,
-    stored_bytes: u64,
+    /// Bytes of all frames so far.
+    packed_bytes: u64,
     raw_bytes: u64,
 }
 
 impl<W: Write> Writer<W> {
     fn put(&mut self, slot: &Slot, codec: Codec) -> io::Result<()> {
-        let stored = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
-        for part in stored.chunks(WRITE_BYTES) {
-            self.hasher.update(part);
-            self.sink.write_all(part)?;
+        let packed = if codec == Codec::None { &slot.raw[..slot.fill] } else { &slot.stored[..] };
+        for part in packed.chunks(WRITE_BYTES) {
+            self.storing.write_all(part)?;
         }
-        self.frames.push(Frame { offset: self.stored_bytes, stored: stored.len() as u32, raw: slot.fill as u32 });
-        self.stored_bytes += stored.len() as u64;
+        self.frames.push(Frame { offset: self.packed_bytes, stored: packed.len() as u32, raw: slot.fill as u32 });
+        self.packed_bytes += packed.len() as u64;
         self.raw_bytes += slot.fill as u64;
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::manifest::Piece;
 use super::pace::Pace;
 use super::pool::{Origin, Pool, Run, Slot, Written, read_or_zero};
 use super::progress::Progress;
+use super::seal::Sealing;
 use super::tar_header::Member;
 use crate::cancel::Cancel;
 use crate::error::Result;
@@ -47,11 +48,12 @@ impl<W: Write + Send + 'static> TarStream<W> {
     pub(super) fn start(
         codec: Codec,
         workers: NonZeroUsize,
+        sealing: Sealing,
         sink: W,
         cancel: Cancel,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let pool = Pool::start(codec, workers, sink, cancel, progress)?;
+        let pool = Pool::start(codec, workers, sealing, sink, cancel, progress)?;
         Ok(Self { pool, open: None, short: BTreeSet::new(), headers: Vec::new() })
     }
 
@@ -111,6 +113,7 @@ impl<W: Write + Send + 'static> TarStream<W> {
                 // `size` is the length of `bytes`: it fits a usize.
                 Contents::Bytes(bytes) => part.copy_from_slice(&bytes[done as usize..done as usize + len]),
                 Contents::File(file, path, base) if at_once => {
+                    self.pool.take_pace(len)?;
                     if !read_or_zero(file, path, base + done, part)? {
                         self.short.insert(entry);
                     }
@@ -150,6 +153,12 @@ impl<W: Write + Send + 'static> TarStream<W> {
         let mut short = std::mem::take(&mut self.short);
         short.append(&mut self.pool.wait_read()?);
         Ok(short)
+    }
+
+    /// Waits until every byte so far is written.
+    pub(super) fn rest(&mut self) -> Result<()> {
+        self.cut()?;
+        self.pool.rest()
     }
 
     /// The pieces of every frame that was read, in the order of the archive.

@@ -1,90 +1,110 @@
 //! Reads a whole archive once and reports everything that is wrong with it.
 //!
-//! One thread reads in order and hashes what is stored, workers decompress and prove every piece, and the caller's
-//! thread walks the tar stream in order. Damage never ends it early; what ends it is that the source cannot be read for
+//! One thread reads in order, hashes what is stored and decrypts it, workers decompress and prove every piece, and the
+//! caller's thread walks the tar stream in order. Damage never ends it early; what ends it is that the source cannot be read for
 //! another reason than a bad medium, or a stop.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use nix::errno::Errno;
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::codec::{FRAME_BYTES, STORED_BYTES_MAX};
 use super::compress::Decompressor;
 use super::decode::{Wanted, pieces_by_frame, proved};
 use super::label::Label;
-use super::manifest::{Frame, Manifest, RootName};
+use super::manifest::{Frame, Manifest};
 use super::progress::Progress;
 use super::read_at::ReadAt;
+use super::report::Findings;
+pub use super::report::{Damage, Report};
+use super::seal::{Archive, Identities, Seal};
+use super::tap::Tap;
 use super::tar_walk::{Fault, TarWalk, begins};
 use crate::cancel::Cancel;
-use crate::digest::Digest;
 use crate::error::{Class, Error, Result, one_line};
-use crate::relpath::RelPath;
 
 /// How often the reader, while it waits, looks whether it is still needed.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A run of bytes that are not what they were.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Damage {
-    /// The root of the damaged file; none if the damage is in no file.
-    pub root: Option<RootName>,
-    /// The damaged file; none if the damage is in headers, in the manifest's copy, or concerns the whole archive.
-    pub path: Option<RelPath>,
-    /// Where the damage begins: in the file, or in the archive as stored where there is no file.
-    pub offset: u64,
-    /// How many bytes of the file, or of the archive, cannot be trusted.
-    pub length: u64,
-    /// Where in the archive as stored the affected frame begins.
-    pub archive_offset: u64,
-    /// What is wrong.
-    pub what: String,
+/// Reads the archive that is stored in `stored` once and compares it with its manifest and its label.
+///
+/// Needs as many threads as `workers`, one for reading, and the caller's. [`Class::Key`] if it is encrypted and none of
+/// `keys` opens it: then [`verify_stored`] proves what can be proved.
+pub fn verify(
+    stored: &dyn ReadAt,
+    manifest: &Manifest,
+    label: &Label,
+    keys: &Identities,
+    workers: NonZeroUsize,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<Report> {
+    let tap = Tap::new(stored);
+    let mut findings = Findings::new();
+    if let Some(archive) = open(&tap, label, keys, &mut findings)? {
+        compare(&archive, manifest, label, workers, cancel, progress, &mut findings)?;
+    }
+    cancel.check()?;
+    compare_digest(&tap, label, cancel, &mut findings)?;
+    Ok(Report {
+        damages: findings.into_damages(),
+        files: manifest.plain_files().count() as u64,
+        raw_bytes: manifest.raw_bytes(),
+        stored_bytes: stored.len(),
+    })
 }
 
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { offset, length, archive_offset, what, .. } = self;
-        match (&self.root, &self.path) {
-            (Some(root), Some(path)) => write!(
-                f,
-                "\"{path}\" ({root}): {length} bytes from byte {offset}, at byte {archive_offset} of the archive: {what}"
-            ),
-            _ => write!(f, "the archive: {length} bytes from byte {offset}: {what}"),
+/// Reads the archive that is stored in `stored` once and compares its size and its digest with its label: all that can be
+/// proved of an encrypted one without a key.
+pub fn verify_stored(stored: &dyn ReadAt, label: &Label, cancel: &Cancel, progress: &Progress) -> Result<Report> {
+    let mut findings = Findings::new();
+    findings.compare_size(stored.len(), label.archive.bytes);
+    compare_digest(&Tap::new(stored).with_progress(progress), label, cancel, &mut findings)?;
+    let damages = findings.into_damages();
+    Ok(Report { damages, files: label.files, raw_bytes: label.raw_bytes, stored_bytes: stored.len() })
+}
+
+/// The archive to read, unless what is wrong with it as a whole is found already.
+fn open<'a>(
+    tap: &'a Tap<'a>,
+    label: &'a Label,
+    keys: &'a Identities,
+    findings: &mut Findings,
+) -> Result<Option<Archive<'a>>> {
+    if label.seal() == Seal::Age {
+        findings.compare_size(tap.len(), label.archive.bytes);
+        if !findings.is_empty() {
+            return Ok(None);
+        }
+    }
+    match Archive::open(tap, label, keys) {
+        Ok(archive) => Ok(Some(archive)),
+        Err(error) => {
+            findings.whole(0, tap.len(), damage(error)?);
+            Ok(None)
         }
     }
 }
 
-/// What was verified and what is wrong with it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Everything that is wrong, in the order of the archive; empty for a sound backup.
-    pub damages: Vec<Damage>,
-    /// Files and directories of the manifest.
-    pub files: u64,
-    /// Bytes of the files.
-    pub raw_bytes: u64,
-    /// Bytes of the archive that were read.
-    pub stored_bytes: u64,
+/// What is wrong, if an error of reading means damage; the error itself if it means anything else.
+fn damage(error: Error) -> Result<String> {
+    let bad_medium = error.os_error() == Some(Errno::EIO as i32);
+    if bad_medium || error.class() == Class::Damage { Ok(one_line(&error)) } else { Err(error) }
 }
 
-/// Reads the archive behind `source` once and compares it with its manifest and its label.
-///
-/// Needs as many threads as `workers`, one for reading, and the caller's.
-pub fn verify(
+fn compare(
     source: &dyn ReadAt,
     manifest: &Manifest,
     label: &Label,
     workers: NonZeroUsize,
     cancel: &Cancel,
     progress: &Progress,
-) -> Result<Report> {
+    findings: &mut Findings,
+) -> Result<()> {
     let pieces = pieces_by_frame(manifest, &|_| true);
     let frames = manifest.frames()?;
     let check = Check {
@@ -97,77 +117,29 @@ pub fn verify(
         progress,
         stopped: AtomicBool::new(false),
     };
-    let mut findings = Findings { manifest, damages: Vec::new() };
-    let sha256 = check.run(workers, &mut findings)?;
-    cancel.check()?;
-    compare_with_label(source, frames, label, sha256, &mut findings);
-    Ok(Report {
-        damages: findings.damages,
-        files: manifest.plain_files().count() as u64,
-        raw_bytes: manifest.raw_bytes(),
-        stored_bytes: source.len(),
-    })
-}
-
-fn compare_with_label(
-    source: &dyn ReadAt,
-    frames: &[Frame],
-    label: &Label,
-    sha256: Option<Digest>,
-    findings: &mut Findings<'_>,
-) {
-    let manifest = findings.manifest;
+    check.run(workers, findings)?;
     let end = frames.last().map_or(0, |frame| frame.offset + u64::from(frame.stored));
     if (&label.id, label.gtid, label.codec) != (&manifest.id, manifest.gtid, manifest.codec) {
         findings.whole(0, source.len(), "the manifest belongs to another backup than the label");
     }
-    if label.archive.bytes != end {
+    if label.seal() == Seal::Open && label.archive.bytes != end {
         findings.whole(0, source.len(), "the label and the manifest disagree about the archive's size");
     }
-    if source.len() < end {
-        findings.whole(source.len(), end - source.len(), "the archive is truncated");
-    }
-    if source.len() > end {
-        findings.whole(end, source.len() - end, "something follows the end of the archive");
-    }
-    // Anything found so far explains another digest.
-    if findings.damages.is_empty() && sha256 != Some(label.archive.sha256) {
-        findings.whole(0, source.len(), "its SHA-256 is not the label's");
-    }
+    findings.compare_size(source.len(), end);
+    Ok(())
 }
 
-/// The list of damage, in which neighbours become one.
-struct Findings<'a> {
-    manifest: &'a Manifest,
-    damages: Vec<Damage>,
-}
-
-impl Findings<'_> {
-    fn whole(&mut self, offset: u64, length: u64, what: impl Into<String>) {
-        self.push(Damage { root: None, path: None, offset, length, archive_offset: offset, what: what.into() });
+/// Anything found so far explains another digest.
+fn compare_digest(tap: &Tap<'_>, label: &Label, cancel: &Cancel, findings: &mut Findings) -> Result<()> {
+    if !findings.is_empty() {
+        return Ok(());
     }
-
-    fn piece(&mut self, wanted: &Wanted, frame: &Frame, what: &str) {
-        self.file(wanted.file, wanted.offset, wanted.piece.len.into(), frame.offset, what.to_owned());
+    match tap.finish(cancel) {
+        Ok(sha256) if sha256 == label.archive.sha256 => {}
+        Ok(_) => findings.whole(0, tap.len(), "its SHA-256 is not the label's"),
+        Err(error) => findings.whole(0, tap.len(), damage(error)?),
     }
-
-    fn file(&mut self, file: usize, offset: u64, length: u64, archive_offset: u64, what: String) {
-        let entry = self.manifest.files.get(file);
-        let root = entry.and_then(|entry| self.manifest.root(entry.root).ok()).map(|root| root.name.clone());
-        let path = entry.map(|entry| entry.path.clone());
-        self.push(Damage { root, path, offset, length, archive_offset, what });
-    }
-
-    fn push(&mut self, damage: Damage) {
-        if let Some(last) = self.damages.last_mut() {
-            let next = (&last.root, &last.path, &last.what) == (&damage.root, &damage.path, &damage.what);
-            if next && last.offset.checked_add(last.length) == Some(damage.offset) {
-                last.length += damage.length;
-                return;
-            }
-        }
-        self.damages.push(damage);
-    }
+    Ok(())
 }
 
 /// One frame on its way through the threads.
@@ -213,8 +185,8 @@ impl Drop for Alarm<'_> {
 }
 
 impl Check<'_> {
-    /// Reads and checks all frames; the SHA-256 of the archive if all of it could be read.
-    fn run(&self, workers: NonZeroUsize, findings: &mut Findings<'_>) -> Result<Option<Digest>> {
+    /// Reads and checks all frames.
+    fn run(&self, workers: NonZeroUsize, findings: &mut Findings) -> Result<()> {
         let walk = TarWalk::new(self.manifest, &self.begins)?;
         let (free_in, free) = unbounded();
         let (jobs_in, jobs) = unbounded();
@@ -238,22 +210,17 @@ impl Check<'_> {
         })
     }
 
-    fn read(&self, free: &Receiver<Slot>, jobs: &Sender<Slot>) -> Result<Option<Digest>> {
-        let mut hasher = Some(Sha256::new());
+    fn read(&self, free: &Receiver<Slot>, jobs: &Sender<Slot>) -> Result<()> {
         for (index, frame) in self.frames.iter().enumerate() {
-            let Some(mut slot) = self.take(free)? else { return Ok(None) };
+            let Some(mut slot) = self.take(free)? else { return Ok(()) };
             slot.index = index;
             slot.fault = self.read_frame(&mut slot, frame)?;
-            match (&slot.fault, &mut hasher) {
-                (None, Some(hasher)) => hasher.update(&slot.stored[..slot.stored_len]),
-                _ => hasher = None,
-            }
             self.progress.add_stored(frame.stored.into());
             if jobs.send(slot).is_err() {
-                return Ok(None);
+                return Ok(());
             }
         }
-        Ok(hasher.map(Digest::finish))
+        Ok(())
     }
 
     fn take(&self, free: &Receiver<Slot>) -> Result<Option<Slot>> {
@@ -274,12 +241,8 @@ impl Check<'_> {
         }
         slot.stored_len = frame.stored as usize;
         slot.raw_len = frame.raw as usize;
-        match self.source.read_exact_at(&mut slot.stored[..slot.stored_len], frame.offset) {
-            Ok(()) => Ok(None),
-            Err(error) if error.class() == Class::Damage => Ok(Some(one_line(&error))),
-            Err(error) if error.os_error() == Some(Errno::EIO as i32) => Ok(Some(one_line(&error))),
-            Err(error) => Err(error),
-        }
+        let read = self.source.read_exact_at(&mut slot.stored[..slot.stored_len], frame.offset);
+        read.err().map(damage).transpose()
     }
 
     fn work(&self, mut decompressor: Decompressor, jobs: &Receiver<Slot>, done: &Sender<Slot>) {
@@ -310,7 +273,7 @@ impl Check<'_> {
         &self.pieces[begin..end]
     }
 
-    fn collect(&self, walk: TarWalk<'_>, done: &Receiver<Slot>, free: &Sender<Slot>, findings: &mut Findings<'_>) {
+    fn collect(&self, walk: TarWalk<'_>, done: &Receiver<Slot>, free: &Sender<Slot>, findings: &mut Findings) {
         let mut early = BTreeMap::new();
         let mut walk = Some(walk);
         let mut next = 0;
@@ -331,19 +294,20 @@ impl Check<'_> {
     }
 
     /// Writes down what is wrong with a frame, and walks along it if its bytes are there.
-    fn note(&self, slot: &Slot, walk: &mut Option<TarWalk<'_>>, findings: &mut Findings<'_>) {
+    fn note(&self, slot: &Slot, walk: &mut Option<TarWalk<'_>>, findings: &mut Findings) {
         let Some(frame) = self.frames.get(slot.index) else { return };
         let pieces = self.pieces_of(slot.index);
         self.progress.add_raw(pieces.iter().map(|wanted| u64::from(wanted.piece.len)).sum());
         if let Some(what) = &slot.fault {
             *walk = None;
-            pieces.iter().for_each(|wanted| findings.piece(wanted, frame, what));
+            pieces.iter().for_each(|wanted| self.note_piece(wanted, frame, what, findings));
             if pieces.is_empty() {
                 findings.whole(frame.offset, frame.stored.into(), what.as_str());
             }
             return;
         }
-        slot.bad.iter().for_each(|wanted| findings.piece(wanted, frame, "its SHA-256 is not the manifest's"));
+        let another = "its SHA-256 is not the manifest's";
+        slot.bad.iter().for_each(|wanted| self.note_piece(wanted, frame, another, findings));
         let walked = walk.as_mut().map_or(Ok(()), |walk| walk.feed(&slot.raw[..slot.raw_len]));
         if let Err(fault) = walked {
             *walk = None;
@@ -351,12 +315,17 @@ impl Check<'_> {
         }
     }
 
-    fn note_fault(&self, fault: Fault, findings: &mut Findings<'_>) {
+    fn note_piece(&self, wanted: &Wanted, frame: &Frame, what: &str, findings: &mut Findings) {
+        let place = wanted.offset..wanted.offset + u64::from(wanted.piece.len);
+        findings.file(self.manifest, wanted.file, place, frame.offset, what.to_owned());
+    }
+
+    fn note_fault(&self, fault: Fault, findings: &mut Findings) {
         let offset = frame_at(self.frames, &self.begins, fault.position).map_or(0, |frame| frame.offset);
         match fault.file {
             Some(index) => {
                 let size = self.manifest.files.get(index).map_or(0, |entry| entry.size);
-                findings.file(index, 0, size, offset, fault.what);
+                findings.file(self.manifest, index, 0..size, offset, fault.what);
             }
             None => findings.whole(offset, self.source.len().saturating_sub(offset), fault.what),
         }

@@ -14,10 +14,11 @@ use crate::archive::encode::{EncodeOptions, Encoder, ManifestHead, Meta};
 use crate::archive::label::{BackupId, Label, Source, Stored};
 use crate::archive::manifest::{Excluded, FileClass, Manifest, Root, RootKind, RootName};
 use crate::archive::progress::Progress;
+use crate::archive::seal::{Identities, Recipients, seal};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::relpath::RelPath;
-use crate::store::{Destination, LocalRepository, MANIFEST_NAME, Repository};
+use crate::store::{Destination, LocalRepository, Repository, manifest_name};
 
 pub(crate) const ID: &str = "20261122T100946Z-node2-7f3a";
 pub(crate) const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:77";
@@ -37,6 +38,7 @@ pub(crate) struct Member {
 /// What a test's donor has.
 pub(crate) struct Donor {
     pub(crate) codec: Codec,
+    pub(crate) recipients: Recipients,
     pub(crate) roots: Vec<Root>,
     pub(crate) members: Vec<Member>,
     pub(crate) user: String,
@@ -47,6 +49,7 @@ pub(crate) struct Donor {
 pub(crate) struct Lab {
     pub(crate) base: tempfile::TempDir,
     pub(crate) repository: LocalRepository,
+    pub(crate) keys: Identities,
     pub(crate) cancel: Cancel,
 }
 
@@ -85,6 +88,7 @@ impl Donor {
         grastate.mode = 0o600;
         Self {
             codec: Codec::new("zstd", None).unwrap(),
+            recipients: Recipients::none(),
             roots: vec![root("datadir", RootKind::Datadir, "/var/lib/mysql")],
             members: vec![
                 directory("empty"),
@@ -128,8 +132,10 @@ impl Donor {
     /// Makes the backup `id` in `repository`.
     pub(crate) fn back_up(&self, repository: &dyn Destination, id: &str) -> Label {
         let id: BackupId = id.parse().unwrap();
-        let (upload, sink) = repository.begin(&id, self.codec, 0).unwrap();
-        let options = EncodeOptions { codec: self.codec, workers: NonZeroUsize::new(2).unwrap() };
+        let archive_name = self.codec.archive_name(self.recipients.seal());
+        let (upload, sink) = repository.begin(&id, archive_name, 0).unwrap();
+        let recipients = self.recipients.clone();
+        let options = EncodeOptions { codec: self.codec, workers: NonZeroUsize::new(2).unwrap(), recipients };
         let progress = Arc::new(Progress::default());
         let mut encoder = Encoder::start(options, sink, Cancel::default(), progress).unwrap();
         let scratch = tempfile::tempdir().unwrap();
@@ -158,18 +164,19 @@ impl Donor {
         let mut finished = encoder.finish(head).unwrap();
         finished.sink.flush().unwrap();
         let archive = Stored {
-            name: self.codec.archive_name().to_owned(),
+            name: self.codec.archive_name(self.recipients.seal()).to_owned(),
             bytes: finished.stored_bytes,
             sha256: finished.sha256,
         };
-        let stored = finished.manifest.to_stored().unwrap();
-        let label = label(&id, &finished.manifest, archive, &stored);
+        let stored = seal(finished.manifest.to_stored().unwrap(), &self.recipients).unwrap();
+        let label = label(&id, &finished.manifest, &self.recipients, archive, &stored);
         upload.commit(&stored, &label).unwrap();
         label
     }
 }
 
-fn label(id: &BackupId, manifest: &Manifest, archive: Stored, stored: &[u8]) -> Label {
+fn label(id: &BackupId, manifest: &Manifest, recipients: &Recipients, archive: Stored, stored: &[u8]) -> Label {
+    let name = manifest_name(recipients.seal()).to_owned();
     Label {
         format_version: 1,
         id: id.clone(),
@@ -190,8 +197,9 @@ fn label(id: &BackupId, manifest: &Manifest, archive: Stored, stored: &[u8]) -> 
         raw_bytes: manifest.raw_bytes(),
         copied_again_bytes: 0,
         codec: manifest.codec,
+        recipients: recipients.clone(),
         archive,
-        manifest: Stored { name: MANIFEST_NAME.to_owned(), bytes: stored.len() as u64, sha256: Digest::of(stored) },
+        manifest: Stored { name, bytes: stored.len() as u64, sha256: Digest::of(stored) },
         request: None,
         warnings: manifest.warnings.len() as u64,
     }
@@ -204,7 +212,7 @@ impl Lab {
         std::fs::create_dir(base.path().join("repository")).unwrap();
         std::fs::create_dir(base.path().join("site")).unwrap();
         let repository = LocalRepository::open(&base.path().join("repository")).unwrap();
-        Self { base, repository, cancel: Cancel::default() }
+        Self { base, repository, keys: Identities::none(), cancel: Cancel::default() }
     }
 
     /// A lab with one backup of [`Donor::small`].
@@ -231,6 +239,7 @@ impl Lab {
     pub(crate) fn context(&self) -> Context<'_> {
         Context {
             repository: &self.repository,
+            keys: &self.keys,
             workers: NonZeroUsize::new(2).unwrap(),
             cancel: &self.cancel,
             now: "2026-11-22T12:09:46Z".parse().unwrap(),
@@ -241,13 +250,13 @@ impl Lab {
     pub(crate) fn forge(&self, change: impl FnOnce(&mut Manifest)) {
         let id: BackupId = ID.parse().unwrap();
         let mut label = self.repository.label(&id).unwrap();
-        let mut manifest = self.repository.manifest(&label).unwrap();
+        let mut manifest = self.context().manifest(&label).unwrap();
         change(&mut manifest);
-        let stored = manifest.to_stored().unwrap();
+        let stored = seal(manifest.to_stored().unwrap(), &label.recipients).unwrap();
         label.manifest.bytes = stored.len() as u64;
         label.manifest.sha256 = Digest::of(&stored);
         label.gtid = manifest.gtid;
-        std::fs::write(self.stored(MANIFEST_NAME), stored).unwrap();
+        std::fs::write(self.stored(&label.manifest.name), stored).unwrap();
         std::fs::write(self.stored("backup.json"), label.to_json().unwrap()).unwrap();
     }
 }

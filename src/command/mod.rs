@@ -16,7 +16,11 @@ pub mod verify;
 
 use std::num::NonZeroUsize;
 
+use crate::archive::label::Label;
+use crate::archive::manifest::Manifest;
+use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
+use crate::error::Result;
 use crate::store::Repository;
 
 /// What every operator command works with.
@@ -24,10 +28,19 @@ use crate::store::Repository;
 pub struct Context<'a> {
     /// Where the backups are.
     pub repository: &'a dyn Repository,
+    /// The private keys that open encrypted backups.
+    pub keys: &'a Identities,
     /// Threads that read, check and write.
     pub workers: NonZeroUsize,
     /// How the command hears a signal.
     pub cancel: &'a Cancel,
     /// The time of the command's start.
     pub now: jiff::Timestamp,
+}
+
+impl Context<'_> {
+    /// The manifest of a backup, proved to be the one that the label names.
+    pub fn manifest(&self, label: &Label) -> Result<Manifest> {
+        Manifest::open(&self.repository.manifest_stored(label)?, label, self.keys)
+    }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::output::Output;
 use super::{Context, extract, list, open, receive, restore, show, verify};
+use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
 use crate::config::print_defaults::{Defaults, OptionFiles};
@@ -18,7 +19,9 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
     let _watch = Watch::start(&cancel, None)?;
     let config = settings(&cli.global, environment, &cancel)?;
     let repository = open::repository(&config.repository, &config, environment, &cancel)?;
-    let context = Context { repository: &*repository, workers: config.workers, cancel: &cancel, now: sys::now() };
+    let keys = Identities::read(cli.command.identities(), &cancel)?;
+    let (workers, now) = (config.workers, sys::now());
+    let context = Context { repository: &*repository, keys: &keys, workers, cancel: &cancel, now };
     let mut output = Output::stdout(cli.global.json, cli.global.quiet);
     match &cli.command {
         Command::List => list::run(&context, &mut output),

@@ -10,6 +10,7 @@ use super::output::{Align, Output, Table};
 use super::{Context, human};
 use crate::archive::label::Label;
 use crate::archive::manifest::{EntryKind, Excluded, FileClass, Manifest, Root};
+use crate::archive::seal::Seal;
 use crate::cli::ShowArgs;
 use crate::error::Result;
 use crate::relpath::escape;
@@ -19,11 +20,12 @@ use crate::relpath::escape;
 struct Document<'a> {
     directory: String,
     label: &'a Label,
-    roots: &'a [Root],
-    classes: Vec<ClassSum>,
-    excluded: &'a [Excluded],
-    warnings: &'a [String],
-    frames: usize,
+    /// None of an encrypted backup whose key was not given; so are the others.
+    roots: Option<&'a [Root]>,
+    classes: Option<Vec<ClassSum>>,
+    excluded: Option<&'a [Excluded]>,
+    warnings: Option<&'a [String]>,
+    frames: Option<usize>,
 }
 
 /// The files of one class.
@@ -37,28 +39,31 @@ struct ClassSum {
 /// Prints the label and what the manifest adds to it.
 pub fn run(args: &ShowArgs, context: &Context<'_>, output: &mut Output) -> Result<()> {
     let label = context.repository.label(&context.repository.resolve(&args.id)?)?;
-    let manifest = context.repository.manifest(&label)?;
-    let classes = classes(&manifest);
+    let closed = label.seal() == Seal::Age && context.keys.is_empty();
+    let manifest = if closed { None } else { Some(context.manifest(&label)?) };
+    let manifest = manifest.as_ref();
+    let classes = manifest.map(classes);
     let directory = context.repository.place_of(&label.id);
     output.json(&Document {
         directory: directory.clone(),
         label: &label,
-        roots: &manifest.roots,
+        roots: manifest.map(|manifest| &*manifest.roots),
         classes: classes.clone(),
-        excluded: &manifest.excluded,
-        warnings: &manifest.warnings,
-        frames: manifest.frames()?.len(),
+        excluded: manifest.map(|manifest| &*manifest.excluded),
+        warnings: manifest.map(|manifest| &*manifest.warnings),
+        frames: manifest.map(|manifest| Ok(manifest.frames()?.len())).transpose()?,
     })?;
     for (name, value) in facts(&label, directory, context.now) {
         output.line(format!("{name:<14}{value}"))?;
     }
-    print_roots(&manifest, output)?;
+    let (Some(manifest), Some(classes)) = (manifest, classes) else {
+        output.line("")?;
+        return output.line("what is in it is encrypted: --identity FILE shows it");
+    };
+    print_roots(manifest, output)?;
     print_classes(&classes, output)?;
-    print_excluded(&manifest, output)?;
-    for warning in &manifest.warnings {
-        output.line(format!("warning: {warning}"))?;
-    }
-    Ok(())
+    print_excluded(manifest, output)?;
+    manifest.warnings.iter().try_for_each(|warning| output.line(format!("warning: {warning}")))
 }
 
 fn facts(label: &Label, directory: String, now: jiff::Timestamp) -> Vec<(&'static str, String)> {
@@ -94,8 +99,9 @@ fn facts(label: &Label, directory: String, now: jiff::Timestamp) -> Vec<(&'stati
         ("data", format!("{} ({} bytes)", human::size(raw), human::thousands(raw))),
         ("stored", format!("{} ({}{level}, {})", human::size(stored), label.codec.name(), human::ratio(raw, stored))),
         ("SHA-256", format!("{} of {}", label.archive.sha256, label.archive.name)),
-        ("made by", format!("wsrep_sst_backup {}", label.program_version)),
     ]);
+    facts.extend(label.recipients.iter().map(|recipient| ("encrypted to", recipient.to_string())));
+    facts.push(("made by", format!("wsrep_sst_backup {}", label.program_version)));
     facts
 }
 
@@ -156,7 +162,7 @@ mod tests {
     use crate::command::fixture::{GTID, ID, Lab, printed};
 
     fn args() -> ShowArgs {
-        ShowArgs { id: "latest".to_owned() }
+        ShowArgs { id: "latest".to_owned(), ..ShowArgs::default() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::output::Output;
 use super::{Context, human};
 use crate::archive::label::BackupId;
 use crate::archive::progress::Progress;
+use crate::archive::seal::Seal;
 use crate::archive::verify::{self, Report};
 use crate::cli::VerifyArgs;
 use crate::error::{Class, Error, Result, one_line};
@@ -17,6 +18,8 @@ use crate::monitor::bar::Bar;
 #[derive(Serialize)]
 struct Document {
     sound: usize,
+    /// Encrypted, without a key: only the stored bytes are proved.
+    intact: usize,
     damaged: usize,
     unreadable: usize,
     backups: Vec<Verified>,
@@ -38,6 +41,7 @@ struct Verified {
 #[serde(rename_all = "kebab-case")]
 enum Verdict {
     Sound,
+    Intact,
     Damaged,
     Unreadable,
 }
@@ -51,17 +55,23 @@ pub fn run(args: &VerifyArgs, context: &Context<'_>, output: &mut Output) -> Res
         backups.push(verified);
     }
     let count = |verdict| backups.iter().filter(|backup| backup.verdict == verdict).count();
-    let (sound, damaged, unreadable) = (count(Verdict::Sound), count(Verdict::Damaged), count(Verdict::Unreadable));
+    let (sound, intact) = (count(Verdict::Sound), count(Verdict::Intact));
+    let (damaged, unreadable) = (count(Verdict::Damaged), count(Verdict::Unreadable));
     let class = backups.iter().filter_map(|backup| backup.class).find(|class| *class != Class::Damage);
     let total = backups.len();
-    output.json(&Document { sound, damaged, unreadable, backups })?;
+    output.json(&Document { sound, intact, damaged, unreadable, backups })?;
     if sound == total {
         return output.line(format!("verdict: {} sound", are(total)));
     }
-    output.line(format!("verdict: {} of {} not sound", total - sound, human::count(total as u64, "backup")))?;
+    let bad = damaged + unreadable;
+    if bad == 0 {
+        let intact = human::count(intact as u64, "encrypted backup");
+        return output.line(format!("verdict: no damage found; {intact} of {total} not opened for want of a key"));
+    }
+    output.line(format!("verdict: {bad} of {} not sound", human::count(total as u64, "backup")))?;
     // Damage is the graver news: it has the exit status also where another backup could not be read.
     let class = if damaged > 0 { Class::Damage } else { class.unwrap_or(Class::Damage) };
-    Err(Error::new(class, format!("{} of {} not sound", total - sound, human::count(total as u64, "backup"))))
+    Err(Error::new(class, format!("{bad} of {} not sound", human::count(total as u64, "backup"))))
 }
 
 fn are(total: usize) -> String {
@@ -90,10 +100,13 @@ fn ids(args: &VerifyArgs, context: &Context<'_>) -> Result<Vec<BackupId>> {
 /// Verifies one backup; an error is that the whole command must end.
 fn one(id: BackupId, context: &Context<'_>, output: &Output) -> Result<Verified> {
     match read_through(&id, context, output) {
-        Ok(report) => {
-            let sound = report.damages.is_empty();
-            let verdict = if sound { Verdict::Sound } else { Verdict::Damaged };
-            let class = (!sound).then_some(Class::Damage);
+        Ok((depth, report)) => {
+            let verdict = match depth {
+                _ if !report.damages.is_empty() => Verdict::Damaged,
+                Depth::Everything => Verdict::Sound,
+                Depth::Stored => Verdict::Intact,
+            };
+            let class = (verdict == Verdict::Damaged).then_some(Class::Damage);
             Ok(Verified { id, verdict, error: None, report: Some(report), class })
         }
         Err(error) if error.class() == Class::Cancelled => Err(error),
@@ -105,14 +118,32 @@ fn one(id: BackupId, context: &Context<'_>, output: &Output) -> Result<Verified>
     }
 }
 
-fn read_through(id: &BackupId, context: &Context<'_>, output: &Output) -> Result<Report> {
-    let label = context.repository.label(id)?;
-    let manifest = context.repository.manifest(&label)?;
-    let archive = context.repository.open_archive(&label)?;
+/// How much of a backup was looked at.
+#[derive(Clone, Copy)]
+enum Depth {
+    /// Every byte of every file.
+    Everything,
+    /// What is stored, as it is stored.
+    Stored,
+}
+
+fn read_through(id: &BackupId, context: &Context<'_>, output: &Output) -> Result<(Depth, Report)> {
+    let Context { repository, keys, workers, cancel, .. } = *context;
+    let label = repository.label(id)?;
     let progress = Arc::new(Progress::default());
+    if label.seal() == Seal::Age && keys.is_empty() {
+        repository.manifest_stored(&label)?;
+        let archive = repository.open_archive(&label)?;
+        progress.set_total(archive.len());
+        let _bar = Bar::start(output.may_draw(), "verifying", &progress);
+        return Ok((Depth::Stored, verify::verify_stored(&*archive, &label, cancel, &progress)?));
+    }
+    let manifest = context.manifest(&label)?;
+    let archive = repository.open_archive(&label)?;
     progress.set_total(manifest.raw_bytes());
     let _bar = Bar::start(output.may_draw(), "verifying", &progress);
-    verify::verify(&*archive, &manifest, &label, context.workers, context.cancel, &progress)
+    let report = verify::verify(&*archive, &manifest, &label, keys, workers, cancel, &progress)?;
+    Ok((Depth::Everything, report))
 }
 
 fn tell(verified: &Verified, output: &mut Output) -> Result<()> {
@@ -128,6 +159,13 @@ fn tell(verified: &Verified, output: &mut Output) -> Result<()> {
         human::size(report.raw_bytes),
         human::size(report.stored_bytes)
     );
+    if verified.verdict == Verdict::Intact {
+        output.line(format!("{id}: stored bytes intact ({facts})"))?;
+        output.line("  proved: size and SHA-256 of archive and manifest as stored are those of the label")?;
+        return output.line(
+            "  not proved: that it can be decrypted, and what is in it; it is encrypted: --identity FILE proves it",
+        );
+    }
     if report.damages.is_empty() {
         return output.line(format!("{id}: sound ({facts})"));
     }

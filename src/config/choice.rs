@@ -22,6 +22,9 @@ pub enum Release {
     Held,
 }
 
+/// A reserve that is a part of the data is at least so many bytes, or as many as the data have.
+const LEAST_RESERVE: u64 = 1 << 30;
+
 /// Free space that a clone should find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserve {
@@ -72,10 +75,10 @@ impl Reserve {
         }
     }
 
-    /// The reserve for so many bytes of data.
+    /// The reserve for so many bytes of data. A part of little data is too little for the time in which nobody looks.
     pub fn of(self, data: u64) -> u64 {
         match self {
-            Self::Percent(percent) => data / 100 * u64::from(percent),
+            Self::Percent(percent) => (data / 100 * u64::from(percent)).max(data.min(LEAST_RESERVE)),
             Self::Bytes(bytes) => bytes,
         }
     }
@@ -127,7 +130,9 @@ mod tests {
 
     #[test]
     fn a_reserve_is_a_part_or_a_size() {
-        assert_eq!(Reserve::parse("5%").unwrap().of(2000), 100);
+        assert_eq!(Reserve::parse("5%").unwrap().of(100 << 30), 5 << 30);
+        assert_eq!(Reserve::parse("5%").unwrap().of(10 << 30), 1 << 30);
+        assert_eq!(Reserve::parse("5%").unwrap().of(2000), 2000);
         assert_eq!(Reserve::parse("10G").unwrap().of(2000), 10 << 30);
         assert_eq!(Reserve::parse("100%").unwrap().of(u64::MAX), u64::MAX / 100 * 100);
         for text in ["101%", "%", "-5%", "5 %"] {

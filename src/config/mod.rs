@@ -7,17 +7,20 @@ pub mod choice;
 pub mod environment;
 pub mod options;
 pub mod print_defaults;
+mod recipients;
 pub mod server;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use environment::Environment;
 
 use crate::archive::codec::Codec;
+use crate::archive::seal::{Recipient, Recipients};
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::receiver::client::ReceiverSettings;
@@ -52,6 +55,10 @@ pub struct Config {
     pub destinations: BTreeMap<DestinationName, Location>,
     /// How new backups are compressed.
     pub codec: Codec,
+    /// Who can read new backups; nobody: they are not encrypted.
+    pub recipients: Vec<Recipient>,
+    /// A file with more of them.
+    pub recipients_file: Option<PathBuf>,
     /// Threads that read, hash and compress.
     pub workers: NonZeroUsize,
     /// Which binary logs go into a backup.
@@ -66,6 +73,8 @@ pub struct Config {
     pub clone_reserve: Reserve,
     /// The most passes over the files before the server is frozen.
     pub precopy_passes: u32,
+    /// How long a file must not have been written to be copied before that.
+    pub precopy_quiet: Duration,
     /// When the node may join its cluster again.
     pub release: Release,
     /// Niceness of all threads after the frozen window.
@@ -92,6 +101,8 @@ enum Origin {
 #[derive(Default)]
 struct Resolving {
     draft: Draft,
+    /// Where the recipients so far were written: those of a place that is nearer replace them.
+    recipients_from: Option<Origin>,
     destinations: BTreeMap<DestinationName, Location>,
 }
 
@@ -111,6 +122,17 @@ impl Config {
             resolving.set(Origin::Flag, name, Some(value))?;
         }
         resolving.finish()
+    }
+
+    /// Everybody who can read new backups. Reads the file of recipients, if there is one.
+    ///
+    /// A file that cannot be used is an error: without it a backup would be readable for fewer people, or for everybody.
+    pub fn recipients(&self) -> Result<Recipients> {
+        let mut keys = self.recipients.clone();
+        if let Some(path) = &self.recipients_file {
+            keys.extend(recipients::read(path)?);
+        }
+        Recipients::new(keys)
     }
 
     /// The destination that an SST address chooses.
@@ -145,6 +167,9 @@ impl Resolving {
                 None => error,
             });
         };
+        if row.name == "recipient" && self.recipients_from.replace(origin) != Some(origin) {
+            self.draft.recipients.clear();
+        }
         (row.set)(&mut self.draft, &value).ok_or_else(|| {
             let what = if value.is_empty() { "no value".to_owned() } else { format!("the value {}", quote(&value)) };
             bad(format!("{} cannot have {what}: it takes {}", row.name, row.allowed))
@@ -152,7 +177,7 @@ impl Resolving {
     }
 
     fn finish(self) -> Result<Config> {
-        let Self { draft, destinations } = self;
+        let Self { draft, destinations, .. } = self;
         if let Some(endpoint) = draft.object.endpoint.as_ref().filter(|_| !draft.object.allow_http)
             && endpoint.is_http()
         {
@@ -164,6 +189,8 @@ impl Resolving {
             destinations,
             codec: Codec::new(&draft.compress, draft.compress_level)
                 .map_err(|cause| Error::new(Class::Config, "compress and compress-level do not fit").because(cause))?,
+            recipients: draft.recipients,
+            recipients_file: draft.recipients_file,
             workers: draft.workers,
             binlogs: draft.binlogs,
             frozen_limit: draft.frozen_limit,
@@ -171,6 +198,7 @@ impl Resolving {
             source: draft.source,
             clone_reserve: draft.clone_reserve,
             precopy_passes: draft.precopy_passes,
+            precopy_quiet: draft.precopy_quiet,
             release: draft.release,
             nice: draft.nice,
             ionice: draft.ionice,
@@ -202,7 +230,12 @@ fn nearest(name: &str) -> Option<&'static str> {
 }
 
 fn quote(text: impl fmt::Display) -> String {
-    format!("\"{}\"", printable(text.to_string().chars().take(SHOWN).collect::<String>()))
+    let text = text.to_string();
+    // Put where a public key belongs, it must not get into the server's log.
+    if text.to_uppercase().contains("AGE-SECRET-KEY") {
+        return "that is a private key".to_owned();
+    }
+    format!("\"{}\"", printable(text.chars().take(SHOWN).collect::<String>()))
 }
 
 #[cfg(test)]
@@ -302,6 +335,32 @@ mod tests {
         assert!(message.contains("no value"), "{message}");
         assert!(from_file(&[("compress", "gzip"), ("compress-level", "10")]).is_err());
         assert!(from_file(&[("compress", "none"), ("compress-level", "1")]).is_err());
+    }
+
+    #[test]
+    fn recipients_add_up_within_one_place_and_a_nearer_place_replaces_them() {
+        let one = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+        let two = "age1crlcnjste9resrk73dplhqemjhs2pqmdg2lxrgfxy7z34y53x4ns452ttf";
+        let lines = [file("recipient", one), file("recipient", two)];
+        let resolve = |environment: &Environment| Config::resolve(&lines, environment, &[]).unwrap();
+        assert_eq!(resolve(&Environment::default()).recipients().unwrap().iter().count(), 2);
+        let nearer = Environment::from_iter([("WSREP_SST_BACKUP_RECIPIENT", format!("{two}, {two}"))]);
+        let found = resolve(&nearer).recipients().unwrap();
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [two]);
+        let nobody = Environment::from_iter([("WSREP_SST_BACKUP_RECIPIENT", "none")]);
+        assert!(resolve(&nobody).recipients().unwrap().is_empty());
+        for bad in ["", "age1", &format!("{one},"), &format!("{one} {two}")] {
+            assert!(from_file(&[("recipient", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_in_the_place_of_a_recipient_is_refused_and_not_repeated() {
+        let secret = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+        for name in ["recipient", "recipients-file", "repository", secret] {
+            let message = from_file(&[(name, secret)]).unwrap_err().to_string();
+            assert!(message.contains("a private key") && !message.contains("GQ9778"), "{message}");
+        }
     }
 
     #[test]

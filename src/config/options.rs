@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
+use crate::archive::seal::Recipient;
 use crate::datadir::binlog::Binlogs;
 use crate::receiver::client::ReceiverSettings;
 use crate::store::location::{Location, absolute};
@@ -36,6 +38,8 @@ pub(super) struct Draft {
     pub(super) repository: Location,
     pub(super) compress: String,
     pub(super) compress_level: Option<u8>,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) recipients_file: Option<PathBuf>,
     pub(super) workers: NonZeroUsize,
     pub(super) binlogs: Binlogs,
     pub(super) frozen_limit: Duration,
@@ -43,6 +47,7 @@ pub(super) struct Draft {
     pub(super) source: SourceChoice,
     pub(super) clone_reserve: Reserve,
     pub(super) precopy_passes: u32,
+    pub(super) precopy_quiet: Duration,
     pub(super) release: Release,
     pub(super) nice: u8,
     pub(super) ionice: IoNice,
@@ -88,6 +93,31 @@ pub const TABLE: &[Row] = &[
         allowed: "1 to 19 for zstd, 1 to 9 for gzip",
         default: "1 for zstd, 6 for gzip",
         set: |draft, text| text.parse().ok().map(|level| draft.compress_level = Some(level)),
+    },
+    Row {
+        name: "recipient",
+        help: "who can read new backups, which are encrypted if there is any",
+        allowed: "none, or public keys of age (age1...) separated by commas; several lines add up",
+        default: "none",
+        set: |draft, text| {
+            if text == "none" {
+                draft.recipients.clear();
+                return Some(());
+            }
+            let keys = text.split(',').map(|key| key.trim().parse().ok()).collect::<Option<Vec<Recipient>>>()?;
+            draft.recipients.extend(keys);
+            Some(())
+        },
+    },
+    Row {
+        name: "recipients-file",
+        help: "file with more recipients, one a line",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| {
+            draft.recipients_file = if text == "none" { None } else { Some(absolute(text)?) };
+            Some(())
+        },
     },
     Row {
         name: "workers",
@@ -144,6 +174,13 @@ pub const TABLE: &[Row] = &[
             draft.precopy_passes = text.parse().ok().filter(|passes| (1..=MOST_PRECOPY_PASSES).contains(passes))?;
             Some(())
         },
+    },
+    Row {
+        name: "precopy-quiet",
+        help: "how long a file must not have been written to be copied before the server is frozen",
+        allowed: "a time such as 5s or 1min, at most 30d; longer than a write to the disk may ever take",
+        default: "30s",
+        set: |draft, text| duration(text).map(|quiet| draft.precopy_quiet = quiet),
     },
     Row {
         name: "release",
@@ -332,6 +369,8 @@ impl Default for Draft {
             repository: Location::Directory("/var/backups/wsrep_sst_backup".into()),
             compress: "zstd".to_owned(),
             compress_level: None,
+            recipients: Vec::new(),
+            recipients_file: None,
             workers: NonZeroUsize::new(processors.min(DEFAULT_WORKERS)).unwrap_or(NonZeroUsize::MIN),
             binlogs: Binlogs::default(),
             frozen_limit: Duration::from_secs(3600),
@@ -339,6 +378,7 @@ impl Default for Draft {
             source: SourceChoice::Locked,
             clone_reserve: Reserve::Percent(5),
             precopy_passes: 5,
+            precopy_quiet: Duration::from_secs(30),
             release: Release::Stored,
             nice: 0,
             ionice: IoNice::None,

@@ -5,7 +5,7 @@
 //! names it. A file that vanishes between being listed and being looked at is dropped.
 
 use std::collections::{BTreeSet, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirEntry, File, FileType, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -105,9 +105,8 @@ impl Walk<'_> {
         if here.below.is_some_and(|below| below.depth() > DEEPEST) {
             return Err(refused(here.path, &format!("is deeper than {DEEPEST} directories")));
         }
-        for entry in listed(here.path)? {
+        for (name, entry) in listed(here.path)? {
             self.cancel.check()?;
-            let name = entry.file_name();
             match entry.metadata() {
                 Ok(metadata) => self.entry(here, &name, &metadata)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -317,14 +316,15 @@ impl Walk<'_> {
 }
 
 /// The entries of a directory by name.
-fn listed(path: &Path) -> Result<Vec<DirEntry>> {
+fn listed(path: &Path) -> Result<Vec<(OsString, DirEntry)>> {
     let failed = |error| Error::io("list", path, error);
+    let named = |entry: io::Result<DirEntry>| entry.map(|entry| (entry.file_name(), entry));
     let mut entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries.take(MOST_ENTRIES + 1).collect::<io::Result<Vec<DirEntry>>>().map_err(failed)?,
+        Ok(entries) => entries.take(MOST_ENTRIES + 1).map(named).collect::<io::Result<Vec<_>>>().map_err(failed)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(failed(error)),
     };
-    entries.sort_by_cached_key(DirEntry::file_name);
+    entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     Ok(entries)
 }
 

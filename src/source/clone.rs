@@ -98,7 +98,12 @@ impl Clones {
         let mut store =
             Store { file: Arc::new(file), directory: directory.to_owned(), block, end: 0, waits_for_writes };
         if let Err(cause) = store.probe(sample) {
-            return if is_inability(cause) { Ok(Err(cause)) } else { Err(store.failed("clone into a file in", cause)) };
+            let full = matches!(cause, Errno::ENOSPC | Errno::EDQUOT);
+            return if full || is_inability(cause) {
+                Ok(Err(cause))
+            } else {
+                Err(store.failed("clone into a file in", cause))
+            };
         }
         let file = Arc::clone(&store.file);
         self.stores.insert(device, store);
@@ -134,15 +139,22 @@ impl Clones {
         }
     }
 
+    /// Why `file`, of at least [`LARGEST_BLOCK`] bytes on this device, cannot be cloned although others of its file system
+    /// can; `None` if it can.
+    pub fn refuses(&self, device: u64, file: &File) -> Result<Option<Errno>> {
+        let Some(store) = self.stores.get(&device) else { return Ok(Some(Errno::EXDEV)) };
+        // Where the next clone comes to lie.
+        match sys::clone_range(file, 0, store.block, &*store.file, store.end) {
+            Ok(()) => Ok(None),
+            Err(cause) if is_inability(cause) => Ok(Some(cause)),
+            Err(cause) => Err(store.failed("clone into a file in", cause)),
+        }
+    }
+
     /// Nothing is cloned on this device after all.
     pub fn remove(&mut self, device: u64) {
         self.stores.remove(&device);
     }
-}
-
-/// Bytes that this user can still write to the file system of `file`.
-pub fn free_bytes(file: &File) -> nix::Result<u64> {
-    fstatvfs(file).map(|found| found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 impl Store {

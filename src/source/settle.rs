@@ -32,7 +32,7 @@
 //! With the log copied *before* a page (MariaDB's own rsync script does so) the page is from the log's future, and with a
 //! checkpoint in between recovery skips records whose pages we do not hold: hence 2 and 3.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -69,6 +69,16 @@ pub trait Held {
     /// Returns when all copies that were begun are complete: with those that must be made again, because the file was
     /// shorter than announced or because it has to be copied in another way.
     fn barrier(&mut self) -> Result<Vec<Key>>;
+
+    /// Returns when nothing of the copies so far is left to be done.
+    fn rest(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether this file is held without being read.
+    fn is_cloned(&self, _found: &Found) -> bool {
+        false
+    }
 
     /// Whether copying this file waits for every write that was begun before: then [`Clock::in_flight`] does not matter.
     fn waits_for_writes(&self, _found: &Found) -> bool {
@@ -138,8 +148,21 @@ pub fn settle(files: &mut dyn Files, held: &mut dyn Held, rules: &Rules, cancel:
 pub struct Ahead {
     /// Bytes that the pass copied.
     pub copied_bytes: u64,
+    /// Bytes of the files that are to be copied before the window, and not yet.
+    pub later_bytes: u64,
     /// Bytes of all files.
     pub total_bytes: u64,
+}
+
+/// When a file is to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worth {
+    /// In this pass.
+    Now,
+    /// In a later one before the window, if there is one.
+    Later,
+    /// Inside the window, or in another way.
+    Never,
 }
 
 /// What a survey shows to be different from the copies: indices into the inventory, and keys of the ledger.
@@ -158,6 +181,8 @@ struct Copy {
     young: bool,
     /// The file was shorter than announced, or has to be copied in another way.
     short: bool,
+    /// The number of the last survey that showed the file.
+    seen: u64,
 }
 
 /// Copies on their way to one instant, with the ledger of what was copied under which fingerprint.
@@ -168,6 +193,7 @@ pub struct Settling<'a> {
     ledger: HashMap<Key, Copy>,
     /// When the last survey began.
     asked: Stamp,
+    surveys: u64,
     turn: u64,
     copied: u64,
     copied_again: u64,
@@ -182,6 +208,7 @@ impl<'a> Settling<'a> {
             cancel,
             ledger: HashMap::new(),
             asked: Stamp::default(),
+            surveys: 0,
             turn: 0,
             copied: 0,
             copied_again: 0,
@@ -195,7 +222,7 @@ impl<'a> Settling<'a> {
     pub fn copy_ahead(
         &mut self,
         files: &mut dyn Files,
-        worth: &dyn Fn(&Found, Stamp) -> bool,
+        worth: &dyn Fn(&Found, Stamp, &dyn Held) -> Worth,
     ) -> Result<Option<Ahead>> {
         self.cancel.check()?;
         self.asked = files.now();
@@ -208,14 +235,28 @@ impl<'a> Settling<'a> {
             }
         };
         let mut difference = self.compare(&inventory);
-        difference.changed.retain(|at| inventory.files.get(*at).is_some_and(|found| worth(found, self.asked)));
+        let mut later_bytes = 0;
+        difference.changed.retain(|at| {
+            let Some(found) = inventory.files.get(*at) else { return false };
+            let worth = worth(found, self.asked, &*self.held);
+            if worth == Worth::Later {
+                later_bytes += found.bytes();
+            }
+            worth == Worth::Now
+        });
         for key in &difference.gone {
             self.forget(key)?;
         }
         let before = self.copied;
         let changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
         self.copy_turn(files, &changed)?;
-        Ok(Some(Ahead { copied_bytes: self.copied - before, total_bytes: inventory.total_bytes() }))
+        let (copied_bytes, total_bytes) = (self.copied - before, inventory.total_bytes());
+        Ok(Some(Ahead { copied_bytes, later_bytes, total_bytes }))
+    }
+
+    /// Returns when nothing of the copies so far is left to be done: the window's own would wait behind it.
+    pub fn rest(&mut self) -> Result<()> {
+        self.held.rest()
     }
 
     /// Copies the files until all copies show one instant; see [`settle`].
@@ -241,21 +282,24 @@ impl<'a> Settling<'a> {
         Err(unsettled(max_passes, &names))
     }
 
-    fn compare(&self, inventory: &Inventory) -> Difference {
+    fn compare(&mut self, inventory: &Inventory) -> Difference {
         let mut changed = Vec::new();
-        let mut unseen: HashSet<&Key> = self.ledger.keys().collect();
+        self.surveys += 1;
         for (at, found) in inventory.files.iter().enumerate() {
             if found.class == FileClass::LogTable {
                 continue;
             }
-            let key = found.key();
-            unseen.remove(&key);
-            match self.ledger.get(&key) {
-                Some(copy) if same_state(&copy.found, found) && !copy.young && !copy.short => {}
-                _ => changed.push(at),
+            let copy = self.ledger.get_mut(&found.key());
+            let is_good = copy.is_some_and(|copy| {
+                copy.seen = self.surveys;
+                same_state(&copy.found, found) && !copy.young && !copy.short
+            });
+            if !is_good {
+                changed.push(at);
             }
         }
-        let mut gone: Vec<Key> = unseen.into_iter().cloned().collect();
+        let unseen = self.ledger.iter().filter(|(_, copy)| copy.seen != self.surveys);
+        let mut gone: Vec<Key> = unseen.map(|(key, _)| key.clone()).collect();
         gone.sort();
         Difference { changed, gone }
     }
@@ -327,7 +371,8 @@ impl<'a> Settling<'a> {
         if again {
             self.copied_again = self.copied_again.saturating_add(found.bytes());
         }
-        self.ledger.insert(key, Copy { found: found.clone(), turn: self.turn, young, short: false });
+        let copy = Copy { found: found.clone(), turn: self.turn, young, short: false, seen: self.surveys };
+        self.ledger.insert(key, copy);
         Ok(())
     }
 

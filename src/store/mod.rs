@@ -12,8 +12,8 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
+use crate::archive::seal::Seal;
 use crate::error::{Class, Error, Result};
 
 pub use local::LocalRepository;
@@ -26,6 +26,17 @@ pub const LABEL_NAME: &str = "backup.json";
 
 /// The manifest's name in a backup's directory.
 pub const MANIFEST_NAME: &str = "manifest.json.zst";
+
+/// The manifest's name in a backup's directory where it is encrypted.
+pub const SEALED_MANIFEST_NAME: &str = "manifest.json.zst.age";
+
+/// The manifest's name in a backup's directory, encrypted or not.
+pub fn manifest_name(seal: Seal) -> &'static str {
+    match seal {
+        Seal::Open => MANIFEST_NAME,
+        Seal::Age => SEALED_MANIFEST_NAME,
+    }
+}
 
 /// How the directory of a backup that is being written begins.
 pub(crate) const PARTIAL_PREFIX: &str = ".partial-";
@@ -58,11 +69,11 @@ pub trait Destination: fmt::Debug + Send + Sync {
     /// Bytes that can still be written; `None` where nobody knows.
     fn free_bytes(&self) -> Result<Option<u64>>;
 
-    /// Begins the backup `id`, whose archive is written by `codec`; removes what dead runs left, where it can tell.
+    /// Begins the backup `id`, whose archive is called `archive_name`; removes what dead runs left, where it can tell.
     ///
     /// The archive's bytes go into the sink, in order and to the last, before the upload is committed; `expected_bytes` is
     /// about how many there will be at most.
-    fn begin(&self, id: &BackupId, codec: Codec, expected_bytes: u64) -> Result<Begun<'_>>;
+    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun<'_>>;
 }
 
 /// A backup that is being written. Dropping it removes what there is.
@@ -82,7 +93,7 @@ fn check_label(
 ) -> Result<()> {
     let stored = [
         ("archive", &label.archive, archive_name, archive_bytes),
-        ("manifest", &label.manifest, MANIFEST_NAME, manifest_stored.len() as u64),
+        ("manifest", &label.manifest, manifest_name(label.seal()), manifest_stored.len() as u64),
     ];
     for (what, record, name, bytes) in stored {
         if record.name != name || record.bytes != bytes {

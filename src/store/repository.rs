@@ -2,9 +2,8 @@
 //!
 //! A store gives names and bytes; what they mean and whether they can be believed is decided here, once for all of them.
 
-use super::{Destination, LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, MANIFEST_NAME};
+use super::{Destination, LABEL_LIMIT, LABEL_NAME, MANIFEST_LIMIT, manifest_name};
 use crate::archive::label::{BackupId, Label};
-use crate::archive::manifest::Manifest;
 use crate::archive::read_at::ReadAt;
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result};
@@ -90,23 +89,11 @@ pub trait Repository: Destination {
         }
     }
 
-    /// The manifest of a backup, proved to be the one that the label names.
-    fn manifest(&self, label: &Label) -> Result<Manifest> {
-        let manifest = Manifest::from_stored(&self.manifest_stored(label)?).map_err(|error| {
-            Error::new(error.class(), format!("cannot use the manifest of {}", label.id)).because(error)
-        })?;
-        if (&manifest.id, manifest.gtid, manifest.codec) != (&label.id, label.gtid, label.codec) {
-            let text =
-                format!("the label of {} is damaged: id, position or compression is not the manifest's", label.id);
-            return Err(Error::new(Class::Damage, text));
-        }
-        Ok(manifest)
-    }
-
     /// The stored bytes of a backup's manifest, proved to be those that the label names.
     fn manifest_stored(&self, label: &Label) -> Result<Vec<u8>> {
-        let place = || format!("{}/{MANIFEST_NAME}", self.place_of(&label.id));
-        let Some(text) = self.object(&label.id, MANIFEST_NAME, MANIFEST_LIMIT)? else {
+        let name = manifest_name(label.seal());
+        let place = || format!("{}/{name}", self.place_of(&label.id));
+        let Some(text) = self.object(&label.id, name, MANIFEST_LIMIT)? else {
             return Err(lost(label, "manifest"));
         };
         if text.len() as u64 != label.manifest.bytes {
@@ -150,10 +137,10 @@ fn check_names(label: &Label, id: &BackupId) -> Result<()> {
     if label.id != *id {
         return wrong(format!("the label in {id} is that of {}", label.id));
     }
-    if label.archive.name != label.codec.archive_name() {
+    if label.archive.name != label.codec.archive_name(label.seal()) {
         return wrong(format!("the label of {id} names an archive {:?}", label.archive.name));
     }
-    if label.manifest.name != MANIFEST_NAME {
+    if label.manifest.name != manifest_name(label.seal()) {
         return wrong(format!("the label of {id} names a manifest {:?}", label.manifest.name));
     }
     Ok(())

@@ -2,6 +2,8 @@
 //!
 //! MariaDB writes `tables_flushed` twice (`sst_flush_tables` in `sql/wsrep_sst.cc`), so it may come back after it was
 //! deleted, and a stale one would be believed: hence [`Answers`] removes them before and after a run, whatever happens.
+//! The second one may still be on its way when a quick run has closed the window, and without its temporary file the server
+//! calls the transfer failed: so those are removed only before the server is asked.
 //! Files are read without following links and never more than a fixed number of bytes.
 
 use std::fs::{File, OpenOptions};
@@ -24,8 +26,11 @@ const LONGEST_LINE: usize = 121;
 /// Codership 8.0 builds its answer in `char content[100]` and may cut it there, newline and all.
 const CUT_AT: usize = 99;
 
-/// The files by which the server answers, and those through which it makes them.
-const FILES: [&str; 4] = ["tables_flushed", "tables_flushed.tmp", "sst_error", "sst_error.tmp"];
+/// The files by which the server answers.
+const FILES: [&str; 2] = ["tables_flushed", "sst_error"];
+
+/// Those through which it makes them.
+const TEMPORARY: [&str; 2] = ["tables_flushed.tmp", "sst_error.tmp"];
 
 /// The exact position of the server's files, as its answer states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +119,9 @@ impl Answers {
         Self { files }
     }
 
-    /// Removes whatever answer files are there.
+    /// Removes whatever answer files are there, before the server is asked.
     pub fn clear(&self) -> Result<()> {
+        self.files.remove(&TEMPORARY)?;
         self.files.clear()
     }
 
@@ -126,16 +132,20 @@ impl Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        if let Err(error) = self.clear() {
+        if let Err(error) = self.files.clear() {
             tracing::warn!("{}", crate::error::one_line(&error));
         }
     }
 }
 
 impl AnswerFiles {
-    /// Removes whatever answer files are there.
+    /// Removes the answers, and not what the server may still be writing.
     pub(super) fn clear(&self) -> Result<()> {
-        for name in FILES {
+        self.remove(&FILES)
+    }
+
+    fn remove(&self, names: &[&str]) -> Result<()> {
+        for name in names {
             let path = self.datadir.join(name);
             match std::fs::remove_file(&path) {
                 Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", path, cause)),
@@ -251,9 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn answer_files_are_removed_by_hand_and_on_drop() {
+    fn answer_files_are_removed_by_hand_and_on_drop_but_then_not_what_is_being_written() {
         let datadir = tempfile::tempdir().unwrap();
-        let fill = || FILES.iter().for_each(|name| std::fs::write(datadir.path().join(name), "x").unwrap());
+        let all = || FILES.iter().chain(&TEMPORARY);
+        let fill = || all().for_each(|name| std::fs::write(datadir.path().join(name), "x").unwrap());
         let left = || std::fs::read_dir(datadir.path()).unwrap().count();
         let answers = Answers::new(datadir.path(), datadir.path(), format!("{UUID}:5").parse().unwrap());
         fill();
@@ -261,7 +272,7 @@ mod tests {
         assert_eq!(left(), 0);
         fill();
         drop(answers);
-        assert_eq!(left(), 0);
+        assert_eq!(left(), TEMPORARY.len());
     }
 
     #[test]

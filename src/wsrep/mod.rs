@@ -3,8 +3,10 @@
 pub mod address;
 pub mod answer;
 pub mod grastate;
+pub mod last_resort;
 pub mod request;
 pub mod server_process;
 pub mod session;
+pub mod stand_in;
 pub mod stdin;
 pub mod watch;

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use wsrep_sst_backup::{Result, cancel::Cancel, wsrep::{answer::Answers, session::{Idle, Session}}};
-//! fn backup(session: Session<Idle, Vec<u8>>, answers: &Answers, cancel: &Cancel) -> Result<()> {
+//! fn backup(session: Session<Idle, Vec<u8>>, answers: Answers, cancel: &Cancel) -> Result<()> {
 //!     let frozen = session.freeze(answers, std::time::Duration::from_secs(600), cancel)?;
 //!     frozen.recheck()?;
 //!     frozen.thaw()?.done()
@@ -30,17 +30,18 @@
 //! nor a second `flush tables`, which would dead-lock the server:
 //! ```compile_fail,E0382
 //! use wsrep_sst_backup::wsrep::{answer::Answers, session::{Idle, Session}};
-//! fn twice(session: Session<Idle, Vec<u8>>, answers: &Answers) {
+//! fn twice(session: Session<Idle, Vec<u8>>, answers: [Answers; 2]) {
 //!     let cancel = Default::default();
-//!     let first = session.freeze(answers, std::time::Duration::ZERO, &cancel);
-//!     let second = session.freeze(answers, std::time::Duration::ZERO, &cancel);
+//!     let [first, second] = answers;
+//!     let first = session.freeze(first, std::time::Duration::ZERO, &cancel);
+//!     let second = session.freeze(second, std::time::Duration::ZERO, &cancel);
 //! }
 //! ```
 
 use std::io::{Stdout, Write};
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, AnswerFiles, Answers, Position};
+use super::answer::{Answer, Answers, Position};
 use super::grastate::Agreement;
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
@@ -66,13 +67,15 @@ pub struct Idle(());
 /// The server holds its files still.
 #[derive(Debug)]
 pub struct Frozen {
-    files: AnswerFiles,
+    answers: Answers,
     position: Position,
 }
 
 /// The server goes on; only `done` is left to say.
 #[derive(Debug)]
 pub struct Released {
+    /// Removed before `done`: from then on such files are another transfer's.
+    answers: Option<Answers>,
     position: Position,
 }
 
@@ -92,14 +95,13 @@ impl<Out: Write> Session<Idle, Out> {
     /// Asks the server to hold its files still, and waits until it does.
     ///
     /// Stale answers are removed first. Errors: the server failed, said nonsense, or said nothing for `deadline`; a signal.
-    pub fn freeze(mut self, answers: &Answers, deadline: Duration, cancel: &Cancel) -> Result<Session<Frozen, Out>> {
+    pub fn freeze(mut self, answers: Answers, deadline: Duration, cancel: &Cancel) -> Result<Session<Frozen, Out>> {
         answers.clear()?;
         cancel.check()?;
-        let files = answers.files().clone();
         self.say("flush tables")?;
         let asked = Instant::now();
         let position = loop {
-            match files.read()? {
+            match answers.files().read()? {
                 Answer::Flushed(position) => break position,
                 Answer::Failed => {
                     return Err(Error::new(Class::Server, "the server could not flush and lock its tables")
@@ -112,7 +114,7 @@ impl<Out: Write> Session<Idle, Out> {
             };
             cancel.sleep(left.min(POLL))?;
         };
-        let session = Session { out: self.out, progress: self.progress, state: Frozen { files, position } };
+        let session = Session { out: self.out, progress: self.progress, state: Frozen { answers, position } };
         session.cross_check()?;
         Ok(session)
     }
@@ -120,7 +122,7 @@ impl<Out: Write> Session<Idle, Out> {
     /// Tells the server that a joiner needs no files: all is left to incremental transfer.
     pub fn bypass(mut self, position: Position) -> Result<Session<Released, Out>> {
         self.say("continue")?;
-        Ok(Session { out: self.out, progress: self.progress, state: Released { position } })
+        Ok(Session { out: self.out, progress: self.progress, state: Released { answers: None, position } })
     }
 }
 
@@ -132,7 +134,7 @@ impl<Out: Write> Session<Frozen, Out> {
 
     /// Asks both witnesses again: the server's answer and `grastate.dat` must still say the same position.
     pub fn recheck(&self) -> Result<Agreement> {
-        match self.state.files.read()? {
+        match self.state.answers.files().read()? {
             Answer::Flushed(position) if position == self.state.position => self.cross_check(),
             Answer::Flushed(position) => Err(Error::new(
                 Class::Protocol,
@@ -155,8 +157,9 @@ impl<Out: Write> Session<Frozen, Out> {
     /// Lets the server go on.
     pub fn thaw(mut self) -> Result<Session<Released, Out>> {
         self.say("continue")?;
-        self.state.files.clear()?;
-        Ok(Session { out: self.out, progress: self.progress, state: Released { position: self.state.position } })
+        let Frozen { answers, position } = self.state;
+        answers.files().clear()?;
+        Ok(Session { out: self.out, progress: self.progress, state: Released { answers: Some(answers), position } })
     }
 
     /// Lets the server go on although there will be no backup: without `done` and with our exit status it counts the
@@ -165,13 +168,13 @@ impl<Out: Write> Session<Frozen, Out> {
     /// The server would go on when this process ends; but a process that waits for a dead disk does not end.
     pub fn abandon(mut self) {
         // If the server does not listen, or its files cannot be removed, the failure that led here is the one to tell.
-        if self.say("continue").and_then(|()| self.state.files.clear()).is_err() {
+        if self.say("continue").and_then(|()| self.state.answers.files().clear()).is_err() {
             tracing::debug!("the server could not be told to go on");
         }
     }
 
     fn cross_check(&self) -> Result<Agreement> {
-        self.state.files.cross_check(self.state.position.gtid())
+        self.state.answers.files().cross_check(self.state.position.gtid())
     }
 }
 
@@ -183,6 +186,7 @@ impl<Out: Write> Session<Released, Out> {
 
     /// Tells the server and the whole cluster that there is a backup: to be called when nothing can fail any more.
     pub fn done(mut self) -> Result<()> {
+        drop(self.state.answers.take());
         let line = self.state.position.done_line();
         self.say(&line)
     }
@@ -277,7 +281,7 @@ mod tests {
         Answers::new(datadir, datadir, gtid(5))
     }
 
-    fn freeze(server: &Server, answers: &Answers, deadline: Duration) -> Result<Session<Frozen, Server>> {
+    fn freeze(server: &Server, answers: Answers, deadline: Duration) -> Result<Session<Frozen, Server>> {
         Session::new(server.clone(), 0).freeze(answers, deadline, &Cancel::default())
     }
 
@@ -288,7 +292,7 @@ mod tests {
         std::fs::write(datadir.path().join("tables_flushed"), format!("{UUID}:99 0\n")).unwrap();
         std::fs::write(datadir.path().join("sst_error"), "").unwrap();
         let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 3\n\n"));
-        let session = freeze(&server, &answers, PATIENCE).unwrap();
+        let session = freeze(&server, answers, PATIENCE).unwrap();
         assert_eq!(session.position().gtid(), gtid(7));
         assert_eq!(session.recheck().unwrap(), Agreement::Unknown);
         let session = session.thaw().unwrap();
@@ -308,7 +312,7 @@ mod tests {
         {
             let datadir = tempfile::tempdir().unwrap();
             let server = Server::answering(datadir.path(), file, content);
-            let error = freeze(&server, &answers(datadir.path()), Duration::from_millis(20)).unwrap_err();
+            let error = freeze(&server, answers(datadir.path()), Duration::from_millis(20)).unwrap_err();
             assert_eq!(error.class(), class, "{error}");
             assert_eq!(server.said(), "flush tables\n");
         }
@@ -317,14 +321,13 @@ mod tests {
     #[test]
     fn a_grastate_that_disagrees_is_seen_at_once_and_one_that_agrees_at_the_end_too() {
         let datadir = tempfile::tempdir().unwrap();
-        let answers = answers(datadir.path());
         let save =
             |seqno| std::fs::write(datadir.path().join("grastate.dat"), grastate::render(gtid(seqno), false)).unwrap();
         let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n"));
         save(8);
-        assert_eq!(freeze(&server, &answers, PATIENCE).unwrap_err().class(), Class::Protocol);
+        assert_eq!(freeze(&server, answers(datadir.path()), PATIENCE).unwrap_err().class(), Class::Protocol);
         save(7);
-        let session = freeze(&server, &answers, PATIENCE).unwrap();
+        let session = freeze(&server, answers(datadir.path()), PATIENCE).unwrap();
         assert_eq!(session.recheck().unwrap(), Agreement::Agrees);
         save(8);
         assert_eq!(session.recheck().unwrap_err().class(), Class::Protocol);
@@ -336,7 +339,7 @@ mod tests {
         let answers = answers(datadir.path());
         let answer = datadir.path().join("tables_flushed");
         let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n\n"));
-        let session = freeze(&server, &answers, PATIENCE).unwrap();
+        let session = freeze(&server, answers, PATIENCE).unwrap();
         std::fs::write(&answer, format!("{UUID}:7 0\n")).unwrap();
         session.recheck().unwrap();
         std::fs::write(&answer, format!("{UUID}:8 0\n")).unwrap();
@@ -348,11 +351,24 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_the_server_writes_a_second_time_can_still_be_finished_after_the_window() {
+        let datadir = tempfile::tempdir().unwrap();
+        let [answer, temporary] = ["tables_flushed", "tables_flushed.tmp"].map(|name| datadir.path().join(name));
+        let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n\n"));
+        let session = freeze(&server, answers(datadir.path()), PATIENCE).unwrap();
+        std::fs::write(&temporary, format!("{UUID}:7 0\n")).unwrap();
+        let session = session.thaw().unwrap();
+        std::fs::rename(temporary, &answer).unwrap();
+        session.done().unwrap();
+        assert!(names(datadir.path()).is_empty());
+    }
+
+    #[test]
     fn a_server_that_gets_no_backup_is_let_go_all_the_same() {
         let datadir = tempfile::tempdir().unwrap();
         let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n"));
         let answers = answers(datadir.path());
-        freeze(&server, &answers, PATIENCE).unwrap().abandon();
+        freeze(&server, answers, PATIENCE).unwrap().abandon();
         assert_eq!(server.said(), "flush tables\ncontinue\n");
         assert!(names(datadir.path()).is_empty());
     }
@@ -364,7 +380,7 @@ mod tests {
         let cancel = Cancel::default();
         let other = cancel.clone();
         let waiting =
-            std::thread::spawn(move || Session::new(Vec::new(), 0).freeze(&answers, PATIENCE, &other).map(drop));
+            std::thread::spawn(move || Session::new(Vec::new(), 0).freeze(answers, PATIENCE, &other).map(drop));
         cancel.raise(Reason::Signal("SIGTERM"));
         assert_eq!(waiting.join().unwrap().unwrap_err().class(), Class::Cancelled);
     }

@@ -2,6 +2,10 @@
 //!
 //! Signals, the end of the server, and a frozen window that stays open for too long are all seen in one `poll`, so that
 //! every phase of a run hears them alike and no signal handler runs any code.
+//!
+//! Whoever copies inside the window hears [`Cancel`] between two system calls. If one of those does not come back (a dead
+//! disk, a file server that is gone, a log that nobody reads), the server would stay frozen with it. So a window that is
+//! still open [`GRACE`] after the run was told to stop is closed from here, by the [last resort](super::last_resort).
 
 use std::fmt::Debug;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
@@ -19,7 +23,10 @@ use crate::cancel::{Cancel, Reason};
 use crate::error::{Class, Error, Result};
 
 /// The signals that end a run in good order.
-const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+pub(super) const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// How long a run that was told to stop may take to close its window by itself.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What wakes the thread up to look at the window again, and what ends it.
 const LOOK_AGAIN: u8 = b'w';
@@ -27,15 +34,27 @@ const SERVER_MAY_GO: u8 = b'g';
 const STOP: u8 = b's';
 
 /// A running watcher; dropping it stops the thread and leaves the signals blocked.
-#[derive(Debug)]
 pub struct Watch {
     window: Window,
     wake: PipeWriter,
     thread: Option<JoinHandle<()>>,
 }
 
-/// When the open window must be closed, and the limit that says so.
-type Window = Arc<Mutex<Option<(Instant, Duration)>>>;
+/// The open window, if there is one.
+type Window = Arc<Mutex<Option<Open>>>;
+
+/// A frozen server.
+struct Open {
+    limit: Duration,
+    /// When the limit is reached; `None` beyond what the clock can hold.
+    end: Option<Instant>,
+    /// When the window is closed by force: known as soon as the run is told to stop.
+    grace: Option<Instant>,
+    last_resort: LastResort,
+}
+
+/// Lets the server go on and ends the process; it is told why the run was to stop.
+pub type LastResort = Box<dyn FnMut(&Error) + Send>;
 
 /// What the thread waits on.
 struct Watched {
@@ -68,10 +87,9 @@ impl Watch {
         Ok(Self { window, wake, thread: Some(thread) })
     }
 
-    /// The server is frozen from now on; past `limit` the run is told to stop.
-    pub fn window_opened(&mut self, limit: Duration) {
-        // A limit beyond what the clock can hold is none.
-        self.set_window(Instant::now().checked_add(limit).map(|end| (end, limit)));
+    /// The server is frozen from now on; past `limit` the run is told to stop, and if it does not, `last_resort` is called.
+    pub fn window_opened(&mut self, limit: Duration, last_resort: LastResort) {
+        self.set_window(Some(Open { limit, end: Instant::now().checked_add(limit), grace: None, last_resort }));
     }
 
     /// The server goes on.
@@ -84,7 +102,7 @@ impl Watch {
         self.tell(SERVER_MAY_GO);
     }
 
-    fn set_window(&mut self, window: Option<(Instant, Duration)>) {
+    fn set_window(&mut self, window: Option<Open>) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = window;
         self.tell(LOOK_AGAIN);
     }
@@ -123,10 +141,21 @@ impl Watched {
                 self.server = None;
                 self.cancel.raise(Reason::ServerGone);
             }
-            if let Some((_, limit)) = self.window().filter(|(end, _)| *end <= Instant::now()) {
-                *self.window.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                self.cancel.raise(Reason::FrozenLimit(limit));
-            }
+            self.look_at_window(Instant::now());
+        }
+    }
+
+    fn look_at_window(&mut self, now: Instant) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = window.as_mut() else { return };
+        if open.end.is_some_and(|end| end <= now) {
+            open.end = None;
+            self.cancel.raise(Reason::FrozenLimit(open.limit));
+        }
+        let Err(why) = self.cancel.check() else { return };
+        if *open.grace.get_or_insert(now + GRACE) <= now {
+            (open.last_resort)(&why);
+            *window = None;
         }
     }
 
@@ -137,14 +166,16 @@ impl Watched {
         }
         let mut ready = vec![on(self.signals.as_fd()), on(self.wake.as_fd())];
         ready.extend(self.server.as_ref().map(|server| on(server.as_fd())));
-        let left = self.window().map(|(end, _)| end.saturating_duration_since(Instant::now()));
+        let left = self.window_acts().map(|time| time.saturating_duration_since(Instant::now()));
         poll(&mut ready, left.map_or(PollTimeout::NONE, timeout))?;
         let is_ready = |at: usize| ready.get(at).and_then(PollFd::any).unwrap_or(false);
         Ok([is_ready(0), is_ready(1), is_ready(2)])
     }
 
-    fn window(&self) -> Option<(Instant, Duration)> {
-        *self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the window is to be looked at next.
+    fn window_acts(&self) -> Option<Instant> {
+        let window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.as_ref().and_then(|open| open.end.into_iter().chain(open.grace).min())
     }
 
     fn take_signals(&self) {
@@ -179,6 +210,10 @@ mod tests {
     use crate::sys::Pidfd;
     use std::process::{Command, Stdio};
 
+    fn never() -> LastResort {
+        Box::new(|why| panic!("the window was closed by force: {why}"))
+    }
+
     fn outcome(cancel: &Cancel) -> Error {
         cancel.sleep(Duration::from_secs(60)).unwrap_err()
     }
@@ -199,20 +234,35 @@ mod tests {
     fn a_window_that_stays_open_stops_the_run_and_a_closed_one_does_not() {
         let cancel = Cancel::default();
         let mut watch = Watch::start(&cancel, None).unwrap();
-        watch.window_opened(Duration::from_secs(600));
+        watch.window_opened(Duration::from_secs(600), never());
         watch.window_closed();
         cancel.check().unwrap();
-        watch.window_opened(Duration::from_millis(5));
+        watch.window_opened(Duration::from_millis(5), never());
         let error = outcome(&cancel);
         assert_eq!(error.class(), Class::Deadline);
         assert!(error.to_string().contains("frozen"));
     }
 
     #[test]
+    fn a_window_that_a_stopped_run_does_not_close_is_closed_by_force() {
+        let cancel = Cancel::default();
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let closed = Box::new(move |why: &Error| tell.send((Instant::now(), why.class())).unwrap());
+        let mut watch = Watch::start(&cancel, None).unwrap();
+        watch.window_opened(Duration::from_millis(5), closed);
+        let stopped = Instant::now();
+        let (when, why) = told.recv_timeout(GRACE * 10).unwrap();
+        assert_eq!(why, Class::Deadline);
+        assert!(when.duration_since(stopped) >= GRACE);
+        // Once is enough.
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
+    }
+
+    #[test]
     fn a_closed_window_has_no_limit() {
         let cancel = Cancel::default();
         let mut watch = Watch::start(&cancel, None).unwrap();
-        watch.window_opened(Duration::from_millis(30));
+        watch.window_opened(Duration::from_millis(30), never());
         watch.window_closed();
         cancel.sleep(Duration::from_millis(60)).unwrap();
     }
@@ -227,7 +277,7 @@ mod tests {
         drop(server.stdin.take());
         server.wait().unwrap();
         // The thread has answered to a later word, so it has seen what there was.
-        watch.window_opened(Duration::from_millis(1));
+        watch.window_opened(Duration::from_millis(1), never());
         assert_eq!(outcome(&cancel).class(), Class::Deadline);
     }
 

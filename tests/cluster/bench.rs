@@ -17,7 +17,7 @@ use crate::lab::{After, Lab, own};
 const GTID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002:4711";
 
 /// How long one run may take.
-const LIMIT: Duration = Duration::from_secs(1800);
+pub const LIMIT: Duration = Duration::from_secs(1800);
 
 /// The cost of one run.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,8 @@ struct Cost {
     cpu_s: f64,
     peak_mib: f64,
     stored_bytes: u64,
+    /// From the server's answer to the run's `continue`, less the window that the run itself logs.
+    unseen_ms: f64,
 }
 
 /// One way to do a job; it is run in turns with the others.
@@ -41,10 +43,10 @@ impl<'a> Way<'a> {
 }
 
 /// The directory of the measured data and of what the runs write.
-struct Bench<'l> {
-    lab: &'l Lab,
-    dir: PathBuf,
-    turns: usize,
+pub struct Bench<'l> {
+    pub lab: &'l Lab,
+    pub dir: PathBuf,
+    pub turns: usize,
     /// Only jobs whose name holds this.
     only: String,
 }
@@ -82,27 +84,110 @@ pub fn measure(arguments: &[&str]) -> ExitCode {
 }
 
 impl Bench<'_> {
+    /// Whether a job of this name is to be run.
+    pub fn wants(&self, job: &str) -> bool {
+        job.contains(&self.only)
+    }
+
     fn report(&self) {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let large = self.data("large", 8, 1_150_000);
-        let small = self.data("small", 2, 200_000);
+        println!("{processors} processors; medians of {}", self.turns);
+        self.own_work();
+        self.noticing();
+        self.page_cache();
+        self.live();
+    }
+
+    /// The program's own work: driven by a server that only speaks the wire, on the files of a stopped one.
+    fn own_work(&self) {
+        let jobs = [
+            "archive, zstd 1",
+            "archive, gzip 6",
+            "restore, zstd 1",
+            "archive, zstd 1, 200 MB",
+            "archive, none, 20,000 small files",
+            "archive, zstd 1, 20,000 small files",
+            "restore, zstd 1, 20,000 small files",
+        ];
+        if !jobs.iter().any(|job| self.wants(job)) {
+            return;
+        }
+        let large = self.large();
+        let small = self.small();
         let many = self.many_files();
         println!(
-            "{processors} processors; {} and {} of sysbench tables, {} in 20,000 files; medians of {}\n",
+            "\n{} and {} of sysbench tables, {} in 20,000 files\n",
             mebibytes(&large),
             mebibytes(&small),
             mebibytes(&many),
-            self.turns
         );
         println!("| job | way | wall s | MB/s | CPU s | peak MiB | stored MB | wall against ours |");
         println!("|---|---|---:|---:|---:|---:|---:|---:|");
-        self.archive("archive, zstd 1", &large, "zstd", "| zstd -q -1 -T0");
-        self.archive("archive, gzip 6", &large, "gzip", "| pigz");
-        self.restore("restore, zstd 1", &large);
-        self.archive("archive, zstd 1, 200 MB", &small, "zstd", "| zstd -q -1 -T0");
-        self.archive("archive, none, 20,000 small files", &many, "none", "");
-        self.archive("archive, zstd 1, 20,000 small files", &many, "zstd", "| zstd -q -1 -T0");
-        self.restore("restore, zstd 1, 20,000 small files", &many);
+        self.archive(jobs[0], &large, "zstd", "| zstd -q -1 -T0");
+        self.archive(jobs[1], &large, "gzip", "| pigz");
+        self.restore(jobs[2], &large);
+        self.archive(jobs[3], &small, "zstd", "| zstd -q -1 -T0");
+        self.archive(jobs[4], &many, "none", "");
+        self.archive(jobs[5], &many, "zstd", "| zstd -q -1 -T0");
+        self.restore(jobs[6], &many);
+    }
+
+    fn large(&self) -> PathBuf {
+        self.data("large", 8, 1_150_000)
+    }
+
+    fn small(&self) -> PathBuf {
+        self.data("small", 2, 200_000)
+    }
+
+    /// How much longer than the logged window the server waits: we look for its answer every other millisecond.
+    fn noticing(&self) {
+        if !self.wants("noticing the answer") {
+            return;
+        }
+        let (data, out) = (self.small(), self.dir.join("out"));
+        let unseen: Vec<f64> =
+            (0..4 * self.turns).map(|_| self.donor(&data, &out, "source=precopy").unseen_ms).collect();
+        remove(&out);
+        let longest = unseen.iter().fold(0.0_f64, |most, one| most.max(*one));
+        println!("\n| from the server's answer to `continue`, less the logged window | median ms | longest ms |");
+        println!("|---|---:|---:|\n| {} runs | {:.1} | {longest:.1} |", unseen.len(), median(unseen));
+    }
+
+    /// How much of what the server has in the page cache stays there, and what a run leaves there besides.
+    fn page_cache(&self) {
+        if !self.wants("page cache") {
+            return;
+        }
+        let (data, out) = (self.large(), self.dir.join("out"));
+        let tables: Vec<PathBuf> = (1..=8).map(|table| data.join(format!("shop/sbtest{table}.ibd"))).collect();
+        let (used, unused) = tables.split_at(4);
+        println!("\n| way | four tables in use: MiB cached before | after | four others: MiB cached before | after |");
+        println!("|---|---:|---:|---:|---:|");
+        let tar = format!("tar -c -C {} . | cat > {}", text(&data), text(&self.dir.join("hand")));
+        type Way<'w> = (&'static str, Box<dyn Fn() -> Cost + 'w>);
+        let ways: [Way<'_>; 3] = [
+            ("ours, locked", Box::new(|| self.donor(&data, &out, "source=locked"))),
+            ("ours, precopy", Box::new(|| self.donor(&data, &out, "source=precopy"))),
+            ("tar", Box::new(|| self.shell(&tar, &self.dir.join("hand")))),
+        ];
+        for (name, way) in &ways {
+            // What was just written cannot be dropped.
+            must("sync", &mut Command::new("sync"), LIMIT);
+            for table in unused {
+                must(
+                    "dd",
+                    Command::new("dd").args(["iflag=nocache", "count=0"]).arg(format!("if={}", text(table))),
+                    LIMIT,
+                );
+            }
+            must("cat", Command::new("sh").args(["-c", "cat \"$@\" > /dev/null", "cat"]).args(used), LIMIT);
+            let before = (cached_mib(used), cached_mib(unused));
+            way();
+            let after = (cached_mib(used), cached_mib(unused));
+            println!("| {name} | {} | {} | {} | {} |", before.0, after.0, before.1, after.1);
+        }
+        [&out, &self.dir.join("hand")].iter().for_each(|left| remove(left));
     }
 
     /// A donor run against `tar`, through `filter` and without, and against the same brought to the disk.
@@ -125,7 +210,7 @@ impl Bench<'_> {
 
     /// A restore against `zstd` and `tar`, both brought to the disk.
     fn restore(&self, name: &str, data: &Path) {
-        if !name.contains(&self.only) {
+        if !self.wants(name) {
             return;
         }
         let backup = self.kept_backup(data);
@@ -143,7 +228,7 @@ impl Bench<'_> {
 
     /// Runs all ways in turns, once to warm up and then `turns` times, and prints a row for each.
     fn job(&self, name: &str, data: &Path, ways: Vec<Way<'_>>) {
-        if !name.contains(&self.only) {
+        if !self.wants(name) {
             return;
         }
         let raw_mb = bytes_below(data) as f64 / 1e6;
@@ -240,12 +325,16 @@ impl Bench<'_> {
         command.stderr(log);
         let started = Instant::now();
         let mut process = Process::spawn("a donor run", &mut command);
-        let done = speak(&mut process, datadir);
+        let seen = speak(&mut process, datadir);
         let status = process.wait(LIMIT);
         let wall = started.elapsed();
         let said = || std::fs::read_to_string(self.lab.dir.join("bench.log")).unwrap_or_default();
-        assert!(done && status.success(), "the donor run failed ({status}):\n{}", said());
-        self.cost(wall, &report, out)
+        let Some(seen) = seen.filter(|_| status.success()) else {
+            panic!("the donor run failed ({status}):\n{}", said())
+        };
+        let logged = said().split_once("was frozen for ").and_then(|(_, rest)| rest.split_once(" ms")?.0.parse().ok());
+        let logged: f64 = logged.unwrap_or_else(|| panic!("no window in {}", said()));
+        Cost { unseen_ms: seen.as_secs_f64() * 1e3 - logged, ..self.cost(wall, &report, out) }
     }
 
     /// A backup of `datadir` that stays, for the restores.
@@ -315,12 +404,13 @@ impl Bench<'_> {
         let figures: Vec<f64> = report.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
         let [user, system, peak_kib] = figures[..] else { panic!("time reported {report:?}") };
         let stored_bytes = bytes_below(written);
-        Cost { wall_s: wall.as_secs_f64(), cpu_s: user + system, peak_mib: peak_kib / 1024.0, stored_bytes }
+        let (wall_s, peak_mib) = (wall.as_secs_f64(), peak_kib / 1024.0);
+        Cost { wall_s, cpu_s: user + system, peak_mib, stored_bytes, unseen_ms: 0.0 }
     }
 }
 
 /// Whether the file holds this text.
-fn is(file: &Path, text: &str) -> bool {
+pub fn is(file: &Path, text: &str) -> bool {
     std::fs::read_to_string(file).is_ok_and(|found| found == text)
 }
 
@@ -333,31 +423,42 @@ fn saved_state(datadir: &Path) {
     own(datadir);
 }
 
-/// Speaks the server's part of the wire; true if the run said `done`.
-fn speak(process: &mut Process, datadir: &Path) -> bool {
+/// Speaks the server's part of the wire; how long after its answer the run said `continue`, if it said `done` at last.
+fn speak(process: &mut Process, datadir: &Path) -> Option<Duration> {
     let lines = BufReader::new(process.pipes().stdout.take().expect("piped"));
     let answer = datadir.join("tables_flushed");
-    let mut done = false;
+    let (mut answered, mut window, mut done) = (None, None, false);
     for line in lines.lines().map_while(Result::ok) {
         if line == "flush tables" {
             let fresh = datadir.join("tables_flushed.tmp");
             std::fs::write(&fresh, format!("{GTID} 0\n")).expect("the answer");
             own(&fresh);
+            answered = Some(Instant::now());
             std::fs::rename(&fresh, &answer).expect("the answer");
+        } else if line == "continue" {
+            window = answered.map(|answered: Instant| answered.elapsed());
         }
         done = done || line.starts_with(&format!("done {GTID}"));
     }
     let _ = std::fs::remove_file(answer);
-    done
+    window.filter(|_| done)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// How much of these files is in the page cache, in MiB.
+fn cached_mib(files: &[PathBuf]) -> u64 {
+    let mut fincore = Command::new("fincore");
+    let cached = must("fincore", fincore.args(["--bytes", "--noheadings", "--output", "RES"]).args(files), LIMIT);
+    cached.split_whitespace().filter_map(|bytes| bytes.parse::<u64>().ok()).sum::<u64>() >> 20
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 /// The sum of the sizes of all files below `path`, or the file's own.
-fn bytes_below(path: &Path) -> u64 {
+pub fn bytes_below(path: &Path) -> u64 {
     let meta = std::fs::symlink_metadata(path).expect("a file");
     if !meta.is_dir() {
         return meta.len();
@@ -369,6 +470,7 @@ fn mebibytes(path: &Path) -> String {
     format!("{} MiB", bytes_below(path) >> 20)
 }
 
-fn remove(path: &Path) {
+/// Removes whatever is there.
+pub fn remove(path: &Path) {
     run("rm", [Path::new("-rf"), path]);
 }

@@ -1,13 +1,13 @@
 //! Sudden ends inside the window: nothing is published, nothing is left, the donor works.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::lab::backup::{Moment, Outcome};
+use crate::lab::backup::{Moment, Outcome, Writes};
 use crate::lab::cluster::Cluster;
 use crate::lab::mount::Mount;
 use crate::lab::node::Options;
-use crate::lab::process::until;
+use crate::lab::process::{PATIENCE, until};
 use crate::lab::{Lab, Seed};
 
 /// Reads inside the window and compresses hard with one worker, so that the run is still there when something happens.
@@ -76,4 +76,37 @@ pub fn a_disk_that_fills_up_is_named_and_leaves_no_backup(lab: &Lab) {
     std::fs::remove_file(repository.join(".filler")).expect("room again");
     let label = cluster.backup();
     cluster.operate(&["verify", label.id()]);
+}
+
+pub fn a_window_past_its_limit_fails_the_run_and_lets_the_server_go(lab: &Lab) {
+    let mut cluster = Cluster::start_with(lab, "limit", Seed::Small, slowly());
+    cluster.configure(&["source=locked", "compress-level=19", "workers=1", "frozen-limit=500ms"]);
+    let writes = Writes::start(&cluster.writer);
+    let run = cluster.begin();
+    let mark = run.mark();
+    cluster.donor.wait_log(mark, "Provider paused at", PATIENCE);
+    let frozen = Instant::now();
+    cluster.donor.wait_log(mark, "resuming provider at", PATIENCE);
+    let took = frozen.elapsed();
+    assert!((Duration::from_millis(400)..Duration::from_secs(3)).contains(&took), "frozen for {took:?}");
+    let line = run.outcome(&cluster).failed();
+    assert!(line.contains("timed out"), "{line}");
+    cluster.donor.wait_synced();
+    writes.stop();
+    let said = cluster.donor.backup_log(mark);
+    assert!(said.contains("frozen for longer than frozen-limit (0.5 s)"), "{said}");
+
+    // Held with SIGSTOP, the program cannot hear its limit; it does as soon as it goes on.
+    let run = cluster.begin();
+    let mark = run.mark();
+    cluster.donor.wait_log(mark, "window opened", PATIENCE);
+    run.stop();
+    let held = Instant::now();
+    until("the limit to pass", PATIENCE, || (held.elapsed() > Duration::from_millis(600)).then_some(()));
+    let line = run.release(&cluster).failed();
+    assert!(line.contains("timed out"), "{line}");
+    assert!(cluster.donor.backup_log(mark).contains("frozen-limit"));
+    cluster.donor.wait_synced();
+    assert_eq!(cluster.leftovers(), Vec::<String>::new());
+    Cluster::assert_equal(&[&cluster.writer, &cluster.donor]);
 }

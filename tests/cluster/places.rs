@@ -11,9 +11,9 @@ use nix::sys::statvfs::statvfs;
 use serde_json::Value;
 
 use crate::cycle::standalone;
-use crate::lab::backup::{Label, text};
+use crate::lab::backup::{Label, Writes, text};
 use crate::lab::cluster::Cluster;
-use crate::lab::mount::Mount;
+use crate::lab::mount::{FileSystem, Mount};
 use crate::lab::node::{Node, Options, Places, Role};
 use crate::lab::process::{PATIENCE, Process, run, until};
 use crate::lab::{Lab, Seed, own};
@@ -47,7 +47,36 @@ fn roots(label: &Label) -> BTreeMap<String, String> {
 
 pub fn files_outside_the_datadir_are_restored_where_they_are_told_to(lab: &Lab) {
     let options = Options { places: Places::Apart, backup: vec!["binlogs=last".to_owned()], ..Options::default() };
-    let mut cluster = Cluster::prepare(lab, "places", Seed::Small, options.clone());
+    let cluster = Cluster::prepare(lab, "places", Seed::Small, options.clone());
+    let far = cluster.donor.home.join("far");
+    restored_where_told(cluster, options, &far);
+}
+
+pub fn roots_on_several_file_systems_are_cloned_or_copied_each_by_itself(lab: &Lab) {
+    let ext4 = lab.dir.join("places-ext4");
+    let _ext4 = Mount::disk(&ext4, FileSystem::Ext4, 512);
+    let backup = ["binlogs=last", "source=auto"].map(str::to_owned).to_vec();
+    let disk = Some((FileSystem::Xfs, 2048));
+    let options = Options { places: Places::Apart, backup, disk, ..Options::default() };
+    let cluster = Cluster::prepare(lab, "places-apart", Seed::Small, options.clone());
+    let redo = cluster.donor.apart("redo");
+    run("mv", [&redo, &ext4.join("redo")]);
+    symlink(ext4.join("redo"), &redo).expect("a link");
+
+    let (cluster, label) = restored_where_told(cluster, options, &ext4.join("far"));
+    assert_eq!(label.text("source"), "clone");
+    let said = cluster.donor.backup_log(0);
+    let line = said.lines().find(|line| line.contains("source clone (chosen by auto): ")).expect("why");
+    assert!(line.contains(" cannot be cloned (Operation not supported"), "{line}");
+    assert!(line.contains("and is copied before the window and inside it"), "{line}");
+    for (name, kind) in roots(&label) {
+        let copied = ["innodb-log-group-home", "tablespace"].contains(&kind.as_str());
+        assert_eq!(line.contains(&name), copied, "{name}, {kind}: {line}");
+    }
+}
+
+/// The whole way of a server whose files lie in many places, those of some tables in `far`.
+fn restored_where_told<'l>(mut cluster: Cluster<'l>, options: Options, far: &Path) -> (Cluster<'l>, Label) {
     let elsewhere = cluster.donor.home.join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("a directory");
     std::fs::rename(cluster.donor.datadir.join("shop"), elsewhere.join("shop")).expect("the same file system");
@@ -57,7 +86,7 @@ pub fn files_outside_the_datadir_are_restored_where_they_are_told_to(lab: &Lab) 
 
     cluster.writer.sql("CREATE DATABASE annex");
     make_far_tables(&cluster.writer, None);
-    make_far_tables(&cluster.donor, Some(&cluster.donor.home.join("far")));
+    make_far_tables(&cluster.donor, Some(far));
     cluster.writer.sql("INSERT INTO annex.far_innodb SELECT seq, REPEAT('i', 100) FROM mysql.seq_1_to_20000");
     // Galera does not replicate Aria's rows: every node gets its own.
     for node in [&cluster.writer, &cluster.donor] {
@@ -65,7 +94,9 @@ pub fn files_outside_the_datadir_are_restored_where_they_are_told_to(lab: &Lab) 
     }
     Cluster::assert_equal(&[&cluster.writer, &cluster.donor]);
 
+    let writes = Writes::start(&cluster.writer);
     let label = cluster.backup();
+    writes.stop();
     cluster.writer.sql("INSERT INTO annex.far_innodb SELECT seq, 'later' FROM mysql.seq_30000_to_31000");
     cluster.operate(&["verify", label.id()]);
 
@@ -98,8 +129,11 @@ pub fn files_outside_the_datadir_are_restored_where_they_are_told_to(lab: &Lab) 
     cluster.join_by_ist(&mut third, &label);
     Cluster::assert_equal(&[&cluster.writer, &cluster.donor, &third]);
     assert_eq!(third.sql("SELECT COUNT(*) FROM annex.far_aria"), "20000");
-    let strayed: Vec<PathBuf> = open_files(&third).into_iter().filter(|p| p.starts_with(&cluster.donor.home)).collect();
+    let donors = |path: &PathBuf| path.starts_with(&cluster.donor.home) || path.starts_with(far);
+    let strayed: Vec<PathBuf> = open_files(&third).into_iter().filter(donors).collect();
     assert!(strayed.is_empty(), "the restored server works on the donor's files: {strayed:?}");
+    drop(third);
+    (cluster, label)
 }
 
 /// The files that a server has open.

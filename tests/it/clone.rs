@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::answer;
 use crate::disk::{Disk, fill};
+use crate::precopy;
 use crate::server::{DIALOGUE, Donor, GTID, Stage, wait_until};
 use crate::tree;
 
@@ -74,6 +75,61 @@ fn what_the_server_still_writes_inside_the_window_is_cloned_again() {
         let (_there, unpacked) = tree::unpacked(&repository);
         tree::assert_same(&unpacked, &tree::contents(&datadir));
     }
+}
+
+#[test]
+fn what_changed_since_it_was_cloned_ahead_is_cloned_again_and_what_is_gone_is_gone() {
+    for disk in Disk::cloning() {
+        let disk = disk();
+        let datadir = disk.directory("data");
+        fill(precopy::datadir().path(), &datadir);
+        precopy::grow_idle(&datadir);
+        let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "auto");
+        let repository = donor.repository_path();
+        let change = |stage: &mut Stage| {
+            // Of the same size, and with the time set back: only the change time tells.
+            let old = stage.datadir.join("shop/orders.ibd");
+            let (modified, length) =
+                (fs::metadata(&old).unwrap().modified().unwrap(), fs::metadata(&old).unwrap().len());
+            let file = fs::File::options().write(true).open(&old).unwrap();
+            file.write_all_at(&vec![0xEE; length as usize], 0).unwrap();
+            file.set_modified(modified).unwrap();
+            precopy::disturb(&stage.datadir);
+        };
+        let outcome = donor.on("flush tables", answer::then(change, answer::flushed(GTID))).run();
+        let outcome = outcome.succeeds().wire(DIALOGUE).published(1).says("bytes before the window");
+        let orders = fs::metadata(datadir.join("shop/orders.ibd")).unwrap().len();
+        // orders.ibd, short.ibd and replaced.ibd.
+        assert_eq!(outcome.label()["copied_again_bytes"], orders + 40_005);
+        let (_there, unpacked) = tree::unpacked(&repository);
+        tree::assert_same(&unpacked, &tree::contents(&datadir));
+    }
+}
+
+#[test]
+fn everything_that_stands_still_is_cloned_before_the_window_and_only_looked_at_in_it() {
+    let disk = Disk::xfs();
+    let datadir = datadir(&disk);
+    precopy::grow_idle(&datadir);
+    // Left to the window: the redo log, what the server may write through a mapping; and what is no part of a backup.
+    let left = ["ib_logfile0", "shop/notes.MYD", "shop/noise.MYD", "galera.cache", "gvwstate.dat", "grastate.dat"];
+    let size = |name: &String| Some(fs::metadata(datadir.join(name)).unwrap()).filter(fs::Metadata::is_file);
+    let names = tree::list(&datadir).into_iter().filter(|name| !left.contains(&name.as_str()));
+    let cold: u64 = names.filter_map(|name| size(&name)).map(|found| found.len()).sum();
+    let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "clone");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().published(1);
+    let outcome = outcome.says(&format!("cloned {cold} of ")).says("settled in 2 passes, nothing copied twice");
+    assert_eq!(outcome.label()["copied_again_bytes"], 0);
+}
+
+#[test]
+fn a_table_in_use_is_not_cloned_ahead() {
+    let disk = Disk::xfs();
+    let datadir = datadir(&disk);
+    precopy::grow_old(&datadir);
+    let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "clone");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().published(1);
+    let _outcome = outcome.says("cloned 0 of ").says("settled in 2 passes, nothing copied twice");
 }
 
 /// Runs a program that is killed, and checks that nothing of it is left; gives the lines that it said.
@@ -195,7 +251,7 @@ fn a_root_that_cannot_be_cloned_is_copied_while_the_server_is_frozen_and_the_log
 }
 
 #[test]
-fn files_that_differ_from_the_others_of_their_file_system_are_copied_inside_the_window() {
+fn files_that_differ_from_the_others_of_their_file_system_are_copied_ahead() {
     // Btrfs does not clone between files with and without checksums.
     let disk = Disk::btrfs();
     let datadir = datadir(&disk);
@@ -204,10 +260,12 @@ fn files_that_differ_from_the_others_of_their_file_system_are_copied_inside_the_
     assert!(Command::new("chattr").arg("+C").arg(&plain).status().unwrap().success());
     fs::write(plain.join("t.ibd"), vec![4; 64 << 10]).unwrap();
     let before = tree::contents(&datadir);
+    precopy::grow_old(&datadir);
     let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "auto");
     let repository = donor.repository_path();
     let outcome = donor.on("flush tables", answer::flushed(GTID)).run();
-    let _outcome = outcome.succeeds().wire(DIALOGUE).published(1).says("1 file of datadir could not be cloned");
+    let outcome = outcome.succeeds().wire(DIALOGUE).published(1).says("1 file of datadir could not be cloned");
+    let _outcome = outcome.says("pass 1 before the window copied 65536 of");
     tree::assert_same(&tree::unpacked(&repository).1, &before);
 }
 
@@ -244,5 +302,18 @@ fn a_clone_is_given_up_before_the_server_runs_out_of_space() {
         Donor::new().datadir_at(&datadir).set("CLONE_RESERVE", "1G").set("RATE_LIMIT", "100K").set("SOURCE", "auto");
     let donor = donor.on("flush tables", answer::flushed(GTID)).on("continue", fill);
     let outcome = donor.run().fails(Errno::ENOSPC).wire(["flush tables", "continue"]).published(0);
+    outcome.says("the clone was given up");
+}
+
+#[test]
+fn a_clone_is_given_up_for_space_while_the_server_is_waited_for() {
+    let disk = Disk::xfs();
+    let datadir = datadir(&disk);
+    let hog = |stage: &mut Stage| {
+        let hog = fs::File::create(stage.datadir.parent().unwrap().join("hog")).unwrap();
+        nix::fcntl::posix_fallocate(&hog, 0, 250 << 20).unwrap();
+    };
+    let donor = Donor::new().datadir_at(&datadir).set("CLONE_RESERVE", "1G").set("SOURCE", "auto");
+    let outcome = donor.on("flush tables", hog).run().fails(Errno::ENOSPC).wire(["flush tables"]).published(0);
     outcome.says("the clone was given up");
 }

@@ -57,3 +57,21 @@ fn no_limit_holds_inside_the_window() {
     let donor = Donor::new().datadir(tree::incompressible(3 << 20)).set("SOURCE", "locked").set("RATE_LIMIT", "1K");
     donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
 }
+
+#[test]
+fn the_limit_holds_for_small_files_too() {
+    let disk = Disk::xfs();
+    let datadir = disk.directory("data");
+    fill(tree::small().path(), &datadir);
+    for number in 0..100 {
+        fs::write(datadir.join(format!("shop/t{number}.MYD")), vec![number; 30_000]).unwrap();
+    }
+    let donor = Donor::new().datadir_at(&datadir).set("SOURCE", "auto").set("RATE_LIMIT", "1M");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    let time = |name: &str| -> f64 {
+        let stamp: jiff::Timestamp = outcome.label()[name].as_str().unwrap().parse().unwrap();
+        stamp.as_millisecond() as f64 / 1e3
+    };
+    // 3 MB, of which the first piece need not wait.
+    assert!(time("finished") - time("started") > 2.5);
+}

@@ -1,9 +1,12 @@
 //! Signals, a server that dies or hangs up, a second run: nothing half-made is ever left.
 
+use std::process::Command;
+
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::answer;
+use crate::disk::{Disk, fill};
 use crate::server::{Donor, GTID, Stage};
 use crate::tree;
 
@@ -68,6 +71,32 @@ fn a_window_that_stays_open_for_too_long_ends_the_run() {
     let donor =
         Donor::new().datadir(tree::large()).set("FROZEN_LIMIT", "300ms").on("flush tables", answer::flushed(GTID));
     donor.run().fails(Errno::ETIMEDOUT).wire(["flush tables", "continue"]).says("frozen-limit").published(0);
+}
+
+/// The kernel holds every write to it until it is thawed, and whoever writes cannot be ended meanwhile.
+fn freeze(disk: &Disk, how: &str) {
+    let ended = Command::new("fsfreeze").arg(how).arg(disk.path()).output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn a_run_that_hangs_in_the_window_lets_the_server_go_and_fails() {
+    let disk = Disk::xfs();
+    let database = disk.directory("apart");
+    fill(tree::incompressible(1 << 20).path(), &database);
+    let datadir = tree::small();
+    std::os::unix::fs::symlink(&database, datadir.path().join("apart")).unwrap();
+    let donor = Donor::new().datadir_at(datadir.path()).set("SOURCE", "auto").set("FROZEN_LIMIT", "300ms");
+    let donor =
+        donor.on("flush tables", answer::then(|_: &mut Stage| freeze(&disk, "--freeze"), answer::flushed(GTID)));
+    let let_go = |stage: &mut Stage| {
+        assert!(stage.program().is_some(), "it still hangs");
+        freeze(&disk, "--unfreeze");
+        std::fs::remove_file(stage.datadir.join("tables_flushed")).unwrap();
+    };
+    let outcome = donor.on("continue", let_go).run();
+    let outcome = outcome.fails(Errno::ETIMEDOUT).wire(["flush tables", "continue"]).published(0);
+    outcome.says("longer than frozen-limit (0.3 s)").says("the server was let go by force");
 }
 
 #[test]

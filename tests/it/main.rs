@@ -18,6 +18,7 @@ mod precopy;
 mod receive;
 #[path = "../s3/mod.rs"]
 mod s3;
+mod sealed;
 mod server;
 mod small_disk;
 mod tree;

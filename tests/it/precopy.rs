@@ -12,7 +12,7 @@ use crate::server::{DIALOGUE, Donor, GTID, Stage, wait_until};
 use crate::tree;
 
 /// Waits until everything below `datadir` was left alone for so long that it is copied before the window.
-fn grow_old(datadir: &Path) {
+pub fn grow_old(datadir: &Path) {
     let age = |name: &String| {
         let (now, nanoseconds) = wsrep_sst_backup::sys::file_clock();
         let changed = fs::symlink_metadata(datadir.join(name)).unwrap();
@@ -21,8 +21,19 @@ fn grow_old(datadir: &Path) {
     wait_until("the files are old", || tree::list(datadir).iter().all(|name| age(name) > 1.1));
 }
 
+/// Makes all files look as if they had been left alone for two hours.
+pub fn grow_idle(datadir: &Path) {
+    let now = u64::try_from(wsrep_sst_backup::sys::file_clock().0).unwrap();
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now - 7200);
+    for path in tree::list(datadir).iter().map(|name| datadir.join(name)).filter(|path| path.is_file()) {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(long_ago).unwrap();
+    }
+    grow_old(datadir);
+}
+
 /// Drops, renames, truncates, replaces and grows tables.
-fn disturb(datadir: &Path) {
+pub fn disturb(datadir: &Path) {
     let shop = datadir.join("shop");
     fs::remove_dir_all(datadir.join("dropped")).unwrap();
     fs::remove_file(shop.join("gone.frm")).unwrap();
@@ -33,7 +44,7 @@ fn disturb(datadir: &Path) {
     fs::write(shop.join("created.ibd"), vec![9; 70_000]).unwrap();
 }
 
-fn datadir() -> tempfile::TempDir {
+pub fn datadir() -> tempfile::TempDir {
     let there = tree::small();
     fs::create_dir(there.path().join("dropped")).unwrap();
     for name in ["dropped/t.ibd", "shop/gone.frm", "shop/old.ibd", "shop/short.ibd", "shop/replaced.ibd"] {
@@ -67,6 +78,24 @@ fn what_changed_since_it_was_copied_is_copied_again_and_what_is_gone_is_gone() {
         .output()
         .unwrap();
     assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stderr));
+}
+
+#[test]
+fn what_was_written_within_the_quiet_time_is_left_to_the_window() {
+    let there = datadir();
+    grow_old(there.path());
+    let donor = Donor::new().datadir_at(there.path()).set("SOURCE", "precopy");
+    let donor = donor.set("PRECOPY_QUIET", "1h").set("PRECOPY_PASSES", "1");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    outcome.never_says("before the window copied");
+}
+
+#[test]
+fn what_was_written_just_now_is_waited_for() {
+    let there = datadir();
+    let donor = Donor::new().datadir_at(there.path()).set("SOURCE", "precopy").set("PRECOPY_QUIET", "2s");
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    outcome.says("waiting for them to be at rest").says("before the window copied");
 }
 
 #[test]

@@ -90,6 +90,8 @@ impl<'a> Donor<'a> {
             owned: vec![Box::new(repository)],
             may_miss_actions: false,
         };
+        // The files of a test are young.
+        donor = donor.set("PRECOPY_QUIET", "1s");
         for (name, value) in [
             ("--role", "donor"),
             ("--address", ""),
@@ -301,17 +303,29 @@ impl<'a> Donor<'a> {
 }
 
 impl Stage {
-    /// The program, below the shells; `None` when it has ended.
+    /// The process that does the work, of the server's group; `None` when it has ended.
     pub fn program(&self) -> Option<Pid> {
-        let child = |of: i32| -> Option<i32> {
-            fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?.split_whitespace().next()?.parse().ok()
+        let fields = |pid: i32| -> Option<(String, String, i32, i32)> {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (start, rest) = stat.rsplit_once(") ")?;
+            let mut rest = rest.split(' ');
+            let state = rest.next()?.to_owned();
+            let [parent, group] = [rest.next()?.parse().ok()?, rest.next()?.parse().ok()?];
+            Some((start.split_once(" (")?.1.to_owned(), state, parent, group))
         };
-        let mut pid = self.server.as_raw();
-        // A process name is cut after 15 bytes.
-        while !fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.starts_with("wsrep_sst_backu") {
-            pid = child(pid)?;
-        }
-        Some(Pid::from_raw(pid))
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let ours: Vec<(i32, i32)> = pids
+            .filter_map(|pid| {
+                let (name, state, parent, group) = fields(pid)?;
+                // A process name is cut after 15 bytes.
+                let ours = group == self.server.as_raw() && name.starts_with("wsrep_sst_backu") && state != "Z";
+                ours.then_some((pid, parent))
+            })
+            .collect();
+        // One that stands in for another is its parent.
+        let worker = ours.iter().find(|(pid, _)| ours.iter().all(|(_, parent)| parent != pid));
+        worker.map(|(pid, _)| Pid::from_raw(*pid))
     }
 
     /// The program, which runs.

@@ -179,7 +179,15 @@ fn a_check_that_is_stopped_is_an_error_and_no_report() {
     let cancel = Cancel::default();
     cancel.raise(crate::cancel::Reason::Signal("SIGTERM"));
     let label = label(&finished);
-    let stopped = verify(&finished.sink, &finished.manifest, &label, count(2), &cancel, &Progress::default());
+    let stopped = verify(
+        &finished.sink,
+        &finished.manifest,
+        &label,
+        &Identities::none(),
+        count(2),
+        &cancel,
+        &Progress::default(),
+    );
     assert_eq!(stopped.unwrap_err().class(), Class::Cancelled);
     let sink = Collect::default();
     let stopped =

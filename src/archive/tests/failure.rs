@@ -60,7 +60,7 @@ fn a_full_disk_is_told_with_its_errno_at_every_write() {
 
 #[test]
 fn nobody_reads_on_for_long_after_the_disk_is_full() {
-    let options = EncodeOptions { codec: Codec::Zstd(1), workers: count(2) };
+    let options = EncodeOptions { codec: Codec::Zstd(1), workers: count(2), recipients: Recipients::none() };
     let progress = Arc::new(Progress::default());
     let mut encoder = Encoder::start(options, FullAt::new(0), Cancel::default(), Arc::clone(&progress)).unwrap();
     let file = tempfile::tempfile().unwrap();
@@ -151,7 +151,7 @@ fn the_stream_of_a_file_that_shrank_stays_valid() {
 #[test]
 fn a_stopped_run_gets_its_reason_at_the_next_step() {
     let cancel = Cancel::default();
-    let options = EncodeOptions { codec: Codec::Zstd(1), workers: count(2) };
+    let options = EncodeOptions { codec: Codec::Zstd(1), workers: count(2), recipients: Recipients::none() };
     let mut encoder = Encoder::start(options, Vec::new(), cancel.clone(), Arc::default()).unwrap();
     add_file(&mut encoder, meta(b"a", 0), b"a");
     cancel.raise(Reason::Signal("SIGTERM"));
@@ -214,7 +214,7 @@ impl Write for Stuck {
 fn a_disk_that_hangs_holds_neither_the_end_nor_the_drop_of_a_run_that_was_stopped() {
     let (_let_go, stuck) = crossbeam_channel::bounded(0);
     let cancel = Cancel::default();
-    let options = EncodeOptions { codec: Codec::None, workers: count(1) };
+    let options = EncodeOptions { codec: Codec::None, workers: count(1), recipients: Recipients::none() };
     let mut encoder = Encoder::start(options, Stuck(stuck), cancel.clone(), Arc::default()).unwrap();
     encoder.add_bytes(meta(b"a", 0), &contents(1, FRAME_BYTES)).unwrap();
     let (told, outcome) = crossbeam_channel::bounded(1);

@@ -4,6 +4,7 @@ mod damage;
 mod failure;
 mod hostile;
 mod round_trip;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -18,6 +19,7 @@ use super::label::{Label, Source, Stored};
 use super::manifest::{EntryKind, FORMAT_VERSION, FileClass, Manifest, Root, RootKind, RootName};
 use super::progress::Progress;
 use super::read_at::ReadAt;
+use super::seal::{Identities, Recipients, Seal};
 use super::verify::{Report, verify};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
@@ -92,7 +94,16 @@ fn head() -> ManifestHead {
 }
 
 fn encoder<W: std::io::Write + Send + 'static>(codec: Codec, workers: usize, sink: W) -> Encoder<W> {
-    let options = EncodeOptions { codec, workers: count(workers) };
+    encoder_for(&Recipients::none(), codec, workers, sink)
+}
+
+fn encoder_for<W: std::io::Write + Send + 'static>(
+    recipients: &Recipients,
+    codec: Codec,
+    workers: usize,
+    sink: W,
+) -> Encoder<W> {
+    let options = EncodeOptions { codec, workers: count(workers), recipients: recipients.clone() };
     Encoder::start(options, sink, Cancel::default(), Arc::default()).unwrap()
 }
 
@@ -104,7 +115,11 @@ fn add_file<W: std::io::Write + Send + 'static>(encoder: &mut Encoder<W>, meta: 
 }
 
 fn encode(tree: &Tree, codec: Codec, workers: usize) -> Finished<Vec<u8>> {
-    let mut encoder = encoder(codec, workers, Vec::new());
+    encode_for(&Recipients::none(), tree, codec, workers)
+}
+
+fn encode_for(recipients: &Recipients, tree: &Tree, codec: Codec, workers: usize) -> Finished<Vec<u8>> {
+    let mut encoder = encoder_for(recipients, codec, workers, Vec::new());
     for (name, contents) in tree {
         match contents {
             Some(contents) => add_file(&mut encoder, meta(name, 0), contents),
@@ -173,7 +188,8 @@ fn label(finished: &Finished<Vec<u8>>) -> Label {
         raw_bytes: finished.manifest.raw_bytes(),
         copied_again_bytes: 0,
         codec: finished.manifest.codec,
-        archive: stored(finished.manifest.codec.archive_name(), &finished.sink),
+        recipients: Recipients::none(),
+        archive: stored(finished.manifest.codec.archive_name(Seal::Open), &finished.sink),
         manifest: stored("manifest.json.zst", &manifest),
         request: None,
         warnings: 0,
@@ -181,7 +197,7 @@ fn label(finished: &Finished<Vec<u8>>) -> Label {
 }
 
 fn verified(source: &dyn ReadAt, manifest: &Manifest, label: &Label) -> Result<Report> {
-    verify(source, manifest, label, count(2), &Cancel::default(), &Progress::default())
+    verify(source, manifest, label, &Identities::none(), count(2), &Cancel::default(), &Progress::default())
 }
 
 /// Bytes that compress about two to one and differ everywhere.

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::plan::Plan;
 use crate::archive::codec::Codec;
 use crate::archive::label::Source;
+use crate::archive::seal::Recipients;
 use crate::cancel::Cancel;
 use crate::command::{human, open};
 use crate::config::choice::Release;
@@ -37,10 +38,30 @@ const SURVEYS: u32 = 3;
 /// How long to wait after such a look.
 const BETWEEN_SURVEYS: Duration = Duration::from_millis(200);
 
+/// What was asked for and configured.
+pub(super) struct Settings {
+    pub(super) address: Address,
+    pub(super) config: Config,
+    pub(super) variables: ServerVariables,
+}
+
+impl Settings {
+    /// Reads the address and the option files.
+    pub(super) fn read(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
+        let address = Address::parse(&request.address)?;
+        let files = OptionFiles::of_server(environment, &request.defaults)?;
+        let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
+        let variables = server::variables(request, &files.server(cancel)?, environment);
+        Ok(Self { address, config, variables })
+    }
+}
+
 /// Everything that a run needs before the window.
 pub(super) struct Prepared {
     pub(super) address: Address,
     pub(super) config: Config,
+    /// Who can read the backup.
+    pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
     pub(super) destination: Box<dyn Destination>,
@@ -57,12 +78,10 @@ impl Prepared {
         self.config.release == Release::Held && self.plan.source == Source::Clone
     }
 
-    /// Reads the configuration, takes the lock, tries the repository, and looks at every file.
-    pub(super) fn make(request: &Request, environment: &Environment, cancel: &Cancel) -> Result<Self> {
-        let address = Address::parse(&request.address)?;
-        let files = OptionFiles::of_server(environment, &request.defaults)?;
-        let config = Config::resolve(&files.own(cancel)?, environment, &[])?;
-        let variables = server::variables(request, &files.server(cancel)?, environment);
+    /// Takes the lock, tries the repository, and looks at every file.
+    pub(super) fn make(settings: Settings, environment: &Environment, cancel: &Cancel) -> Result<Self> {
+        let Settings { address, config, variables } = settings;
+        let recipients = config.recipients()?;
         let only_run = lock(&variables.datadir)?;
         let destination = choose(&address.target, &config, environment, cancel)?;
         destination.probe_writable()?;
@@ -77,7 +96,7 @@ impl Prepared {
         if config.release == Release::Held && plan.source != Source::Clone {
             warn!("release = held needs a clone: the node is released when the backup is stored");
         }
-        Ok(Self { address, config, variables, datadir, destination, inventory, plan, _only_run: only_run })
+        Ok(Self { address, config, recipients, variables, datadir, destination, inventory, plan, _only_run: only_run })
     }
 }
 

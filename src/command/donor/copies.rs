@@ -1,7 +1,7 @@
 //! How the bytes of a run's files are held still: as clones where the file system can, else as members of the archive.
 //!
-//! A clone becomes a member after the window. What the clones of a file system cannot take is copied as a member inside
-//! the window, in a later pass of settling, because reading it does not wait for writes as cloning does.
+//! A clone becomes a member after the window. What the clones of a file system cannot take is copied as a member; if that
+//! shows only inside the window, in a later pass of settling, because reading it does not wait for writes as cloning does.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
@@ -12,12 +12,13 @@ use tracing::warn;
 
 use super::members::Members;
 use crate::archive::manifest::{EntryKind, RootName};
+use crate::cancel::Cancel;
 use crate::command::human;
-use crate::datadir::inventory::{Found, Key};
+use crate::datadir::inventory::{Found, Inventory, Key};
 use crate::datadir::survey::Datadir;
 use crate::error::Result;
 use crate::gtid::Gtid;
-use crate::source::clone::{Cloned, Clones, Range};
+use crate::source::clone::{Cloned, Clones, LARGEST_BLOCK, Range};
 use crate::source::settle::{Copied, Held, Settled};
 
 /// Copies of the files of one run.
@@ -47,12 +48,36 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
         }
     }
 
+    /// Before the window: finds the files that cannot be cloned although others of their file system can, by cloning a
+    /// block of each. They are copied like those of other file systems, before the window as well.
+    pub(super) fn try_clones(&mut self, inventory: &Inventory, cancel: &Cancel) -> Result<()> {
+        for found in &inventory.files {
+            if found.kind != EntryKind::File || found.bytes() < LARGEST_BLOCK || !self.is_held_as_clone(found) {
+                continue;
+            }
+            cancel.check()?;
+            let Some(file) = self.datadir.open_if_there(found)? else { continue };
+            if let Some(cause) = self.clones.refuses(found.print.dev, &file)? {
+                self.refuse(found, cause)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// This file is copied, not cloned.
+    fn refuse(&mut self, found: &Found, cause: Errno) -> Result<()> {
+        let root = self.datadir.root_name(found.root)?;
+        self.why_refused.entry(root).or_insert((0, cause)).0 += 1;
+        self.refused.insert(found.key());
+        Ok(())
+    }
+
     /// After the window: makes every clone a member, adds the files that the backup makes itself, and waits until all is
     /// read; returns what the operator should know about all of them.
     pub(super) fn stream(mut self, settled: &Settled, gtid: Gtid) -> Result<Vec<String>> {
         for (root, (files, cause)) in &self.why_refused {
             let files = human::count(*files, "file");
-            warn!("{files} of {root} could not be cloned, and copied inside the window: {}", cause.desc());
+            warn!("{files} of {root} could not be cloned, and had to be read: {}", cause.desc());
         }
         for found in &settled.inventory.files {
             if let Some(Range { file, offset }) = self.ranges.remove(&found.key()) {
@@ -63,7 +88,7 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
     }
 
     /// Whether this file is held as a clone, or would be.
-    fn is_cloned(&self, found: &Found) -> bool {
+    fn is_held_as_clone(&self, found: &Found) -> bool {
         self.clones.can(found.print.dev) && !self.refused.contains(&found.key())
     }
 
@@ -78,10 +103,8 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
             }
             Cloned::Short => self.again.push(key),
             Cloned::Cannot(cause) => {
-                let root = self.datadir.root_name(found.root)?;
-                self.why_refused.entry(root).or_insert((0, cause)).0 += 1;
+                self.refuse(found, cause)?;
                 self.ranges.remove(&key);
-                self.refused.insert(key.clone());
                 self.again.push(key);
             }
         }
@@ -91,7 +114,7 @@ impl<'a, W: Write + Send + 'static> Copies<'a, W> {
 
 impl<W: Write + Send + 'static> Held for Copies<'_, W> {
     fn copy(&mut self, found: &Found) -> Result<Copied> {
-        if found.kind == EntryKind::File && self.is_cloned(found) {
+        if found.kind == EntryKind::File && self.is_held_as_clone(found) {
             return self.clone(found);
         }
         self.ranges.remove(&found.key());
@@ -116,7 +139,15 @@ impl<W: Write + Send + 'static> Held for Copies<'_, W> {
         Ok(again)
     }
 
+    fn rest(&mut self) -> Result<()> {
+        self.members.rest()
+    }
+
+    fn is_cloned(&self, found: &Found) -> bool {
+        self.is_held_as_clone(found)
+    }
+
     fn waits_for_writes(&self, found: &Found) -> bool {
-        self.is_cloned(found) && self.clones.waits_for_writes(found.print.dev)
+        self.is_held_as_clone(found) && self.clones.waits_for_writes(found.print.dev)
     }
 }

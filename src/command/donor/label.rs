@@ -8,10 +8,11 @@ use super::before::Prepared;
 use crate::archive::encode::Finished;
 use crate::archive::label::{BackupId, Label, Source, Stored};
 use crate::archive::manifest::{FORMAT_VERSION, Manifest};
+use crate::archive::seal::Recipients;
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::source::settle::Settled;
-use crate::store::MANIFEST_NAME;
+use crate::store::manifest_name;
 use crate::sys;
 use crate::wsrep::answer::Position;
 use crate::wsrep::request::Request;
@@ -40,6 +41,7 @@ pub(super) struct Origin {
     request: Option<String>,
     domain: Option<u32>,
     source: Source,
+    recipients: Recipients,
 }
 
 impl Origin {
@@ -54,6 +56,7 @@ impl Origin {
             request: address.request.as_ref().map(ToString::to_string),
             domain: request.gtid_domain,
             source: prepared.plan.source,
+            recipients: prepared.recipients.clone(),
         }
     }
 
@@ -68,6 +71,7 @@ impl Origin {
         manifest_stored: &[u8],
     ) -> Label {
         let Manifest { codec, warnings, .. } = &finished.manifest;
+        let seal = self.recipients.seal();
         Label {
             format_version: FORMAT_VERSION,
             id,
@@ -88,13 +92,14 @@ impl Origin {
             raw_bytes: finished.manifest.raw_bytes(),
             copied_again_bytes: settled.copied_again_bytes,
             codec: *codec,
+            recipients: self.recipients.clone(),
             archive: Stored {
-                name: codec.archive_name().to_owned(),
+                name: codec.archive_name(seal).to_owned(),
                 bytes: finished.stored_bytes,
                 sha256: finished.sha256,
             },
             manifest: Stored {
-                name: MANIFEST_NAME.to_owned(),
+                name: manifest_name(seal).to_owned(),
                 bytes: manifest_stored.len() as u64,
                 sha256: Digest::of(manifest_stored),
             },

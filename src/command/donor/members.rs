@@ -58,6 +58,11 @@ impl<'a, W: Write + Send + 'static> Members<'a, W> {
         }
     }
 
+    /// Waits until all is read, compressed and written.
+    pub(super) fn rest(&mut self) -> Result<()> {
+        self.encoder.rest()
+    }
+
     /// Waits until all is read; the files that were shorter than announced.
     pub(super) fn barrier(&mut self) -> Result<Vec<Key>> {
         let short = self.encoder.barrier()?;

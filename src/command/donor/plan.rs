@@ -27,7 +27,7 @@ pub(super) struct Plan {
     pub(super) source: Source,
     /// Where files are cloned.
     pub(super) clones: Clones,
-    /// Passes before the window, for what is not cloned.
+    /// The most passes before the window, for what is not cloned.
     pub(super) passes_ahead: u32,
     /// What has to be looked after while clones are held.
     pub(super) spaces: Vec<Space>,
@@ -56,23 +56,17 @@ impl Plan {
             let text = format!("the source clone is not possible here: {}", reasons.join(", "));
             return Err(Error::new(Class::Config, text).hint("say `source = auto`, or `precopy`"));
         }
-        let rest = inventory.files.iter().any(|found| plan.is_left(found));
         plan.source = match config.source {
             SourceChoice::Locked => Source::Locked,
             _ if !plan.clones.is_empty() => Source::Clone,
             _ => Source::Precopy,
         };
         plan.passes_ahead = match config.source {
-            SourceChoice::Auto | SourceChoice::Precopy if rest => config.precopy_passes,
-            _ => 0,
+            SourceChoice::Auto | SourceChoice::Precopy => config.precopy_passes,
+            SourceChoice::Clone | SourceChoice::Locked => 0,
         };
         plan.tell(config.source, &reasons);
         Ok(plan)
-    }
-
-    /// Whether this file is copied, not cloned.
-    pub(super) fn is_left(&self, found: &Found) -> bool {
-        found.kind == EntryKind::File && !self.clones.can(found.print.dev)
     }
 
     /// Prepares for clones on a file system; says why not, if they are not possible.
@@ -92,17 +86,22 @@ impl Plan {
             Err(cause) => return Ok(Some(cause.desc().to_owned())),
         };
         let reserve = reserve.of(device.bytes);
-        let cannot = |cause| Error::io("measure the free space of", &directory, cause);
-        let free = clone::free_bytes(&file).map_err(cannot)?;
+        let space = Space::new(directory, file, reserve / FLOOR_PART)?;
+        let free = space.free_bytes()?;
         let (shown, wanted) = (human::size(free), human::size(reserve));
-        if free < reserve / FLOOR_PART {
+        if space.has_quota()? && free < device.bytes.saturating_add(reserve) {
+            self.clones.remove(number);
+            return Ok(Some(format!("{shown} left of a quota, which counts every block of a clone")));
+        }
+        if free < space.floor {
             self.clones.remove(number);
             return Ok(Some(format!("only {shown} free, clone-reserve is {wanted}")));
         }
         if free < reserve {
+            let directory = &space.directory;
             warn!("{directory:?} has {shown} free while clones are held, less than clone-reserve ({wanted})");
         }
-        self.spaces.push(Space { directory, file, floor: reserve / FLOOR_PART });
+        self.spaces.push(space);
         Ok(None)
     }
 

@@ -19,19 +19,23 @@ pub(super) fn asked(request: &Request) {
 }
 
 pub(super) fn prepared(id: &BackupId, prepared: &Prepared) {
-    let Prepared { inventory, destination, config, .. } = prepared;
+    let Prepared { inventory, destination, config, recipients, .. } = prepared;
     let size = human::size(inventory.total_bytes());
     let files = human::count(inventory.files.len() as u64, "file");
     let workers = human::count(config.workers.get() as u64, "worker");
+    let sealed = match recipients.iter().count() as u64 {
+        0 => "not encrypted".to_owned(),
+        count => format!("encrypted to {}", human::count(count, "recipient")),
+    };
     info!(
-        "backup {id}: {size} in {files}, compression {}, {workers}, to \"{}\"",
+        "backup {id}: {size} in {files}, compression {}, {sealed}, {workers}, to \"{}\"",
         config.codec.name(),
         destination.place()
     );
 }
 
 pub(super) fn frozen(position: &Position, flush: Duration) {
-    info!("window opened: the server is frozen at {}, its flush took {} ms", position.gtid(), flush.as_millis());
+    info!("window opened: the server is frozen at {}, its flush took {:.1} ms", position.gtid(), milliseconds(flush));
 }
 
 pub(super) fn agreement(agreement: Agreement) {
@@ -46,11 +50,16 @@ pub(super) fn thawed(frozen: Duration, settled: &Settled) {
         bytes => format!("{} copied again", human::size(bytes)),
     };
     info!(
-        "window closed: the server was frozen for {} ms; settled in {} passes, {again}",
-        frozen.as_millis(),
+        "window closed: the server was frozen for {:.1} ms; settled in {} passes, {again}",
+        milliseconds(frozen),
         settled.passes
     );
     grown(settled);
+}
+
+/// With a fraction: a window of clones is a few of them.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Redo that the server wrote after its last copy was begun: what it undid inside the window.

@@ -22,6 +22,7 @@ use super::{Context, human};
 use crate::archive::decode;
 use crate::archive::manifest::{Entry, Manifest, OWN_DIRECTORY};
 use crate::archive::progress::Progress;
+use crate::archive::seal::Archive;
 use crate::cli::ExtractArgs;
 use crate::dir::Dir;
 use crate::error::{Class, Error, Result, one_line};
@@ -45,12 +46,13 @@ struct Extracted {
 /// Extracts what was asked for; on any error the destination is as it was.
 pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Result<()> {
     let label = context.repository.label(&context.repository.resolve(&args.id)?)?;
-    let manifest = context.repository.manifest(&label)?;
+    let manifest = context.manifest(&label)?;
     let mut chosen = BTreeSet::new();
     for what in &args.what {
         chosen.extend(choose::choose(&manifest, what)?);
     }
-    let archive = context.repository.open_archive(&label)?;
+    let stored = context.repository.open_archive(&label)?;
+    let archive = Archive::open(&*stored, &label, context.keys)?;
     let places = places(&manifest, &chosen)?;
     let destination = Destination::open(&args.to)?;
     places.keys().try_for_each(|path| destination.check_free(path))?;
@@ -64,7 +66,7 @@ pub fn run(args: &ExtractArgs, context: &Context<'_>, output: &mut Output) -> Re
     {
         let _bar = Bar::start(output.may_draw(), "extracting", &progress);
         let wanted = |index: usize| chosen.binary_search(&index).is_ok();
-        decode::restore(&*archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
+        decode::restore(&archive, &manifest, &wanted, &tree, context.workers, context.cancel, &progress)?;
     }
     tree.finish(&chosen, context.cancel)?;
     destination.dir.sync_file_system()?;

@@ -12,7 +12,7 @@ use crate::dir::fault;
 
 fn extract(lab: &Lab, what: &[&str], to: &Path) -> Result<String> {
     let what = what.iter().map(|what| (*what).to_owned()).collect();
-    let args = ExtractArgs { id: "latest".to_owned(), what, to: to.to_owned() };
+    let args = ExtractArgs { id: "latest".to_owned(), what, to: to.to_owned(), ..ExtractArgs::default() };
     let (result, text) = printed(false, |output| run(&args, &lab.context(), output));
     result.map(|()| text)
 }
@@ -99,7 +99,12 @@ fn nothing_is_overwritten() {
 
 /// Extracts on this thread alone, where faults are counted.
 fn extract_here(lab: &Lab, to: &Path) -> Result<()> {
-    let args = ExtractArgs { id: "latest".into(), what: vec!["shop.orders".into(), "ibdata1".into()], to: to.into() };
+    let args = ExtractArgs {
+        id: "latest".into(),
+        what: vec!["shop.orders".into(), "ibdata1".into()],
+        to: to.into(),
+        ..ExtractArgs::default()
+    };
     let context = Context { workers: std::num::NonZeroUsize::MIN, ..lab.context() };
     printed(false, |output| run(&args, &context, output)).0
 }
@@ -196,7 +201,8 @@ fn damage_elsewhere_does_not_matter_and_damage_here_leaves_nothing() {
 #[test]
 fn json_names_the_files() {
     let lab = Lab::small();
-    let args = ExtractArgs { id: "latest".into(), what: vec!["ibdata1".into()], to: lab.site("to") };
+    let args =
+        ExtractArgs { id: "latest".into(), what: vec!["ibdata1".into()], to: lab.site("to"), ..ExtractArgs::default() };
     let (result, text) = printed(true, |output| run(&args, &lab.context(), output));
     result.unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -24,6 +24,7 @@ use crate::archive::label::Label;
 use crate::archive::manifest::Manifest;
 use crate::archive::progress::Progress;
 use crate::archive::read_at::ReadAt;
+use crate::archive::seal::Archive;
 use crate::cli::RestoreArgs;
 use crate::error::{Class, Error, Result};
 use crate::monitor::bar::Bar;
@@ -31,7 +32,7 @@ use crate::monitor::bar::Bar;
 /// Restores one backup. On any error the targets are as they were.
 pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Result<()> {
     let label = context.repository.label(&context.repository.resolve(&args.id)?)?;
-    let manifest = context.repository.manifest(&label)?;
+    let manifest = context.manifest(&label)?;
     let wish = Wish {
         target: &args.target,
         roots: &args.roots,
@@ -40,13 +41,14 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     };
     let plan = Plan::new(&manifest, &wish, context.cancel)?;
     let owners = Owners::resolve(&manifest, args.owner.as_deref())?;
-    let archive = context.repository.open_archive(&label)?;
-    check_length(&label, &*archive)?;
+    let stored = context.repository.open_archive(&label)?;
+    check_length(&label, &*stored)?;
+    let archive = Archive::open(&*stored, &label, context.keys)?;
 
     let stages = Stages::prepare(&manifest, &plan, context.repository.local_path())?;
     announce(&label, &owners, output)?;
     let tree = Tree::new(&manifest, &owners, stages.dirs()?);
-    fill(&tree, &plan, context, output, &manifest, &*archive)?;
+    fill(&tree, &plan, context, output, &manifest, &archive)?;
     tree.finish(&plan.chosen, context.cancel)?;
     context.cancel.check()?;
     stages.sync()?;

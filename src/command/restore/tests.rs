@@ -207,7 +207,7 @@ fn what_pointed_to_a_file_elsewhere_points_to_its_new_place() {
 /// A manifest as only somebody who forges one has it: this many tablespaces elsewhere, each with its `.isl` file.
 fn with_many_tablespaces(count: usize) -> Manifest {
     let lab = Lab::small();
-    let mut manifest = lab.repository.manifest(&lab.repository.label(&ID.parse().unwrap()).unwrap()).unwrap();
+    let mut manifest = lab.context().manifest(&lab.repository.label(&ID.parse().unwrap()).unwrap()).unwrap();
     let model = manifest.files.iter().find(|entry| entry.size == 0 && entry.path.depth() == 2).unwrap().clone();
     let mut elsewhere = root("tablespace-1", RootKind::Tablespace, "/mnt/ts");
     for number in 0..count {
@@ -339,7 +339,7 @@ fn a_manifest_cannot_lead_outside_the_target() {
         let lab = Lab::small();
         let id = ID.parse().unwrap();
         let mut label = lab.repository.label(&id).unwrap();
-        let json = lab.repository.manifest(&label).unwrap().to_json().unwrap();
+        let json = lab.context().manifest(&label).unwrap().to_json().unwrap();
         let json = String::from_utf8(json).unwrap().replace("shop/db.opt", path);
         let stored = zstd::bulk::compress(json.as_bytes(), 1).unwrap();
         label.manifest.bytes = stored.len() as u64;

@@ -21,7 +21,6 @@ use self::dial::Dial;
 use super::tls::{self, Pair};
 use super::token::Token;
 use super::wire::{Ready, Resource};
-use crate::archive::codec::Codec;
 use crate::archive::label::BackupId;
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
@@ -146,8 +145,8 @@ impl Destination for Receiver {
         Ok(Some(self.ready()?.free_bytes))
     }
 
-    fn begin(&self, id: &BackupId, codec: Codec, _expected_bytes: u64) -> Result<Begun<'_>> {
-        upload::begin(&self.link, id, codec)
+    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun<'_>> {
+        upload::begin(&self.link, id, archive_name)
     }
 }
 

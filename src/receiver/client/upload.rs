@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::Link;
 use super::dial::{Answer, expect_continue};
-use crate::archive::codec::{Codec, WRITE_BYTES};
+use crate::archive::codec::WRITE_BYTES;
 use crate::archive::label::{BackupId, Label, Stored};
 use crate::error::{Class, Error, Result};
 use crate::receiver::wire::{ARCHIVE_NAME, Part, Received, Resource};
@@ -62,10 +62,10 @@ struct Sending {
 struct Sink(Arc<Flow>);
 
 /// Begins a backup; returns when the receiver has begun it too.
-pub(super) fn begin(link: &Arc<Link>, id: &BackupId, codec: Codec) -> Result<Begun<'static>> {
+pub(super) fn begin(link: &Arc<Link>, id: &BackupId, archive_name: &'static str) -> Result<Begun<'static>> {
     let (pieces, outgoing) = mpsc::channel(WAITING);
     let mut request = link.dial.request(&Resource::Part(id.clone(), Part::Archive), Outgoing(outgoing))?;
-    head(request.headers_mut(), codec);
+    head(request.headers_mut(), archive_name);
     let (begun, has_begun) = oneshot::channel();
     let begun = Mutex::new(Some(begun));
     hyper::ext::on_informational(&mut request, move |answer| {
@@ -86,8 +86,8 @@ pub(super) fn begin(link: &Arc<Link>, id: &BackupId, codec: Codec) -> Result<Beg
     Err(flow.why())
 }
 
-fn head(headers: &mut HeaderMap, codec: Codec) {
-    headers.insert(ARCHIVE_NAME, HeaderValue::from_static(codec.archive_name()));
+fn head(headers: &mut HeaderMap, archive_name: &'static str) {
+    headers.insert(ARCHIVE_NAME, HeaderValue::from_static(archive_name));
     headers.insert(EXPECT, expect_continue());
 }
 

@@ -26,8 +26,8 @@ use crate::archive::label::{BackupId, Label};
 use crate::digest::Digest;
 use crate::error::{Error, one_line};
 use crate::receiver::token::Token;
-use crate::receiver::wire::{ARCHIVE_NAME, Part, Ready, Received, Resource, codec_of};
-use crate::store::{Destination, LABEL_LIMIT, LocalRepository, MANIFEST_LIMIT, MANIFEST_NAME};
+use crate::receiver::wire::{ARCHIVE_NAME, Part, Ready, Received, Resource, known_archive_name};
+use crate::store::{Destination, LABEL_LIMIT, LocalRepository, MANIFEST_LIMIT, manifest_name};
 
 /// All that requests work with.
 #[derive(Debug)]
@@ -104,9 +104,11 @@ impl Service {
         headers: &HeaderMap,
         body: &Incoming,
     ) -> Result<(Turn, Writer, &'static str), Refusal> {
-        let form = headers.get(ARCHIVE_NAME).and_then(|name| codec_of(name.as_bytes()));
-        let codec = form.ok_or_else(|| {
-            let text = format!("the header {ARCHIVE_NAME} must be archive.tar, archive.tar.gz or archive.tar.zst");
+        let known = headers.get(ARCHIVE_NAME).and_then(|name| known_archive_name(name.as_bytes()));
+        let archive_name = known.ok_or_else(|| {
+            let text = format!(
+                "the header {ARCHIVE_NAME} must be archive.tar, archive.tar.gz or archive.tar.zst, or that with .age"
+            );
             Refusal::new(StatusCode::BAD_REQUEST, text)
         })?;
         let expected_bytes = body.size_hint().lower();
@@ -120,10 +122,10 @@ impl Service {
             let _ = events.send(Published { id: label.id.clone(), bytes: label.archive.bytes, peer });
         });
         let repository = Arc::clone(&self.repository);
-        let job = Job { repository, id: id.clone(), codec, expected_bytes, slot, published };
+        let job = Job { repository, id: id.clone(), archive_name, expected_bytes, slot, published };
         let started = timeout(self.limits.stall, Writer::start(job)).await;
         match started.unwrap_or_else(|_| Err(Refusal::internal("the receiver's disk does not answer"))) {
-            Ok(writer) => Ok((turn, writer, codec.archive_name())),
+            Ok(writer) => Ok((turn, writer, archive_name)),
             Err(refusal) => {
                 turn.finish();
                 Err(refusal)
@@ -225,10 +227,10 @@ fn check(label: &Label, id: &BackupId, parked: &Parked, manifest: Received) -> R
     if label.id != *id {
         return Err(untrue("it is that of another backup"));
     }
-    if label.archive.name != parked.archive_name || label.codec.archive_name() != parked.archive_name {
+    if label.archive.name != parked.archive_name || label.codec.archive_name(label.seal()) != parked.archive_name {
         return Err(untrue("the archive came in another form"));
     }
-    if label.manifest.name != MANIFEST_NAME {
+    if label.manifest.name != manifest_name(label.seal()) {
         return Err(untrue("it names another manifest"));
     }
     if stored(&label.archive) != parked.archive {

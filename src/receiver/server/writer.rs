@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::answer::Refusal;
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
 use crate::digest::Digest;
 use crate::error::{Class, Error, Result, one_line};
@@ -34,7 +33,7 @@ pub(super) struct Writer {
 pub(super) struct Job {
     pub(super) repository: Arc<LocalRepository>,
     pub(super) id: BackupId,
-    pub(super) codec: Codec,
+    pub(super) archive_name: &'static str,
     pub(super) expected_bytes: u64,
     /// The slot that is free again when everything is over.
     pub(super) slot: OwnedSemaphorePermit,
@@ -104,11 +103,11 @@ impl Writer {
 
 impl Job {
     fn run(self, mut orders: mpsc::Receiver<Order>, ready: oneshot::Sender<()>) -> Result<()> {
-        let Self { repository, id, codec, expected_bytes, slot, published } = self;
+        let Self { repository, id, archive_name, expected_bytes, slot, published } = self;
         if repository.free_bytes()?.is_some_and(|free| free < expected_bytes) {
             return Err(Error::io("write the archive of", id.as_str(), Errno::ENOSPC));
         }
-        let (upload, mut sink) = repository.begin(&id, codec, expected_bytes)?;
+        let (upload, mut sink) = repository.begin(&id, archive_name, expected_bytes)?;
         let _ = ready.send(());
         let mut hasher = Sha256::new();
         let mut bytes: u64 = 0;

@@ -78,7 +78,7 @@ fn a_receiver_that_takes_nothing_more_fails_the_backup_in_time() {
         held.lock().unwrap().push(raw.0.try_clone().unwrap());
     };
     let receiver = open(false_receiver(Box::new(stuck)), &settings(SHORT)).unwrap();
-    let (_upload, mut archive) = receiver.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (_upload, mut archive) = receiver.begin(&id(1), ARCHIVE_NAME, 0).unwrap();
     let piece = vec![7; 1 << 20];
     // More than any system keeps in its buffers.
     let error = (0..1000).find_map(|_| archive.write_all(&piece).err()).expect("it stalls");
@@ -90,7 +90,7 @@ fn an_answer_before_the_end_of_the_archive_is_no_success() {
     let receiver = to(|raw, _| {
         raw.say("HTTP/1.1 100 Continue\r\n\r\n").say(received(ARCHIVE));
     });
-    let (upload, mut archive) = receiver.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (upload, mut archive) = receiver.begin(&id(1), ARCHIVE_NAME, 0).unwrap();
     let piece = vec![7; 1 << 20];
     assert!((0..1000).any(|_| archive.write_all(&piece).is_err()), "it goes on for ever");
     assert!(upload.commit(MANIFEST, &label(&id(1))).is_err());
@@ -157,7 +157,7 @@ fn a_refusal_has_the_meaning_of_its_status() {
         let receiver = to(move |raw, _| {
             raw.say(document(answer, "no"));
         });
-        let error = receiver.begin(&id(1), label(&id(1)).codec, 0).map(drop).unwrap_err();
+        let error = receiver.begin(&id(1), ARCHIVE_NAME, 0).map(drop).unwrap_err();
         assert_eq!((error.class(), error.os_error()), (class, Some(errno)), "{answer}");
     }
 }

@@ -22,7 +22,7 @@ use crate::cancel::{Cancel, Reason};
 use crate::command::fixture;
 use crate::error::{Class, Result};
 use crate::store::tests::contract::{self, Subject};
-use crate::store::tests::{ARCHIVE, MANIFEST, assert_whole, id, label};
+use crate::store::tests::{ARCHIVE, ARCHIVE_NAME, MANIFEST, assert_whole, id, label};
 use crate::store::{Begun, Destination, LocalRepository, Repository, label_text};
 
 const SECRET: &str = "a-secret-of-the-tests";
@@ -128,7 +128,7 @@ fn open(address: SocketAddr, settings: &ReceiverSettings) -> Result<Receiver> {
 }
 
 fn send(receiver: &Receiver, id: &BackupId) -> Result<()> {
-    let (upload, mut archive) = receiver.begin(id, label(id).codec, 0)?;
+    let (upload, mut archive) = receiver.begin(id, ARCHIVE_NAME, 0)?;
     archive.write_all(ARCHIVE).unwrap();
     upload.commit(MANIFEST, &label(id))
 }
@@ -218,7 +218,7 @@ impl Subject for Remote {
     }
 
     fn begin(&self, id: &BackupId) -> Result<Begun<'_>> {
-        self.receiver.begin(id, label(id).codec, 0)
+        self.receiver.begin(id, ARCHIVE_NAME, 0)
     }
 
     fn everything(&self) -> Vec<String> {
@@ -259,7 +259,7 @@ fn a_probe_proves_that_a_backup_would_be_taken_and_leaves_nothing() {
 fn an_archive_that_is_too_large_fails_while_it_is_written() {
     let running = Running::new(Limits { max_size: 1 << 20, ..WIDE });
     let receiver = running.receiver();
-    let (_upload, mut archive) = receiver.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (_upload, mut archive) = receiver.begin(&id(1), ARCHIVE_NAME, 0).unwrap();
     let piece = vec![7; 1 << 20];
     let error = (0..1000).find_map(|_| archive.write_all(&piece).err()).expect("it is refused");
     assert!(error.to_string().contains("answered 413"), "{error}");
@@ -272,7 +272,7 @@ fn an_upload_ends_when_the_run_is_stopped() {
     let cancel = Cancel::default();
     let receiver = running.address.to_string().parse().unwrap();
     let receiver = Receiver::open(&receiver, &running.settings(), &cancel).unwrap();
-    let (upload, mut archive) = receiver.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (upload, mut archive) = receiver.begin(&id(1), ARCHIVE_NAME, 0).unwrap();
     archive.write_all(ARCHIVE).unwrap();
     cancel.raise(Reason::ServerGone);
     assert_eq!(upload.commit(MANIFEST, &label(&id(1))).unwrap_err().class(), Class::Server);
@@ -284,7 +284,7 @@ fn a_receiver_that_ends_leaves_nothing_of_an_upload() {
     let running = Running::new(WIDE);
     let base = running.base.path().to_owned();
     let receiver = running.receiver();
-    let (upload, mut archive) = receiver.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (upload, mut archive) = receiver.begin(&id(1), ARCHIVE_NAME, 0).unwrap();
     archive.write_all(ARCHIVE).unwrap();
     put_two(running.address, &id(2));
     running.cancel.raise(Reason::Signal("SIGTERM"));

@@ -11,8 +11,21 @@ use model::{Copies, Files as ModelFiles, Op, World, rules};
 
 /// Runs a schedule: each operation happens so many looks after the one before it.
 fn run(world: &World, deferred: bool, rules: &Rules) -> (Result<Settled>, BTreeMap<Key, Vec<u8>>) {
+    run_ahead(world, deferred, rules, 0)
+}
+
+/// The same with so many passes before the window.
+fn run_ahead(world: &World, deferred: bool, rules: &Rules, ahead: u32) -> (Result<Settled>, BTreeMap<Key, Vec<u8>>) {
     let mut held = Copies::new(world.clone(), deferred);
-    let settled = settle(&mut ModelFiles(world.clone()), &mut held, rules, &Cancel::default());
+    let (mut files, cancel) = (ModelFiles(world.clone()), Cancel::default());
+    let mut settling = Settling::new(&mut held, rules, &cancel);
+    for _ in 0..ahead {
+        let worth =
+            |found: &Found, _, _: &dyn Held| if found.class == FileClass::Redo { Worth::Never } else { Worth::Now };
+        settling.copy_ahead(&mut files, &worth).unwrap();
+    }
+    world.freeze();
+    let settled = settling.settle(&mut files);
     (settled, held.copies)
 }
 
@@ -55,9 +68,10 @@ proptest! {
         step_ns in prop_oneof![Just(1_000u64), Just(100_000), Just(1_500_000)],
         max_passes in prop_oneof![1 => 2..6u32, 3 => Just(40)],
         redo_prefix in any::<bool>(),
+        ahead in 0..3u32,
     ) {
         let world = World::new(&schedule, step_ns);
-        let (outcome, copies) = run(&world, deferred, &Rules { max_passes, redo_prefix, ..rules() });
+        let (outcome, copies) = run_ahead(&world, deferred, &Rules { max_passes, redo_prefix, ..rules() }, ahead);
         match outcome {
             Ok(settled) => world.check(&settled, &copies),
             Err(error) => {
@@ -77,6 +91,25 @@ fn quiet_files_are_copied_once_and_proved_in_the_second_pass() {
     assert!(settled.grown.is_empty());
     let files = settled.inventory.files.iter().filter(|found| found.kind == EntryKind::File);
     assert_eq!(files.count(), copies.len());
+}
+
+#[test]
+fn what_was_copied_ahead_and_stands_still_is_not_copied_again() {
+    let world = World::new(&[], 10_000);
+    let (outcome, copies) = run_ahead(&world, true, &rules(), 1);
+    let outcome = outcome.unwrap();
+    world.check(&outcome, &copies);
+    assert_eq!((outcome.passes, outcome.copied_again_bytes), (2, 0));
+}
+
+#[test]
+fn what_changes_between_the_pass_ahead_and_the_window_is_copied_again() {
+    for later in 0..30 {
+        let world = World::new(&[(later, Op::Write { at: 0, byte: 7 }), (0, Op::Replace)], 10_000);
+        let (outcome, copies) = run_ahead(&world, true, &rules(), 1);
+        world.check(&outcome.unwrap(), &copies);
+        assert_eq!(copies[&key("db/t.MYD")][0], 7);
+    }
 }
 
 #[test]

@@ -14,7 +14,6 @@ use nix::unistd::{Uid, User};
 
 use super::repository::{Repository, lost, not_found};
 use super::{Begun, Destination};
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
 use crate::archive::read_at::{FileAt, ReadAt};
 use crate::dir::Dir;
@@ -89,9 +88,9 @@ impl Destination for LocalRepository {
         self.dir.free_bytes().map(Some)
     }
 
-    fn begin(&self, id: &BackupId, codec: Codec, _expected_bytes: u64) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun<'_>> {
         let unnamed = self.dir.create_unnamed()?;
-        self.begin_with(id, codec, unnamed)
+        self.begin_with(id, archive_name, unnamed)
     }
 }
 

@@ -11,11 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::LocalRepository;
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
-use crate::store::{Begun, LABEL_NAME, MANIFEST_NAME, PARTIAL_PREFIX, Upload, check_label, label_text, taken};
+use crate::store::{Begun, LABEL_NAME, PARTIAL_PREFIX, Upload, check_label, label_text, manifest_name, taken};
 
 /// Names that are tried for a partial directory: another run's sweep may take a new one before it is locked.
 const ATTEMPTS: u32 = 16;
@@ -48,13 +47,17 @@ struct Partial<'a> {
 impl LocalRepository {
     /// Begins as where the file system has no files without names.
     #[cfg(test)]
-    pub(crate) fn begin_named(&self, id: &BackupId, codec: Codec) -> Result<Begun<'_>> {
-        self.begin_with(id, codec, None)
+    pub(crate) fn begin_named(&self, id: &BackupId, archive_name: &'static str) -> Result<Begun<'_>> {
+        self.begin_with(id, archive_name, None)
     }
 
-    pub(super) fn begin_with(&self, id: &BackupId, codec: Codec, unnamed: Option<File>) -> Result<Begun<'_>> {
+    pub(super) fn begin_with(
+        &self,
+        id: &BackupId,
+        archive_name: &'static str,
+        unnamed: Option<File>,
+    ) -> Result<Begun<'_>> {
         self.sweep()?;
-        let archive_name = codec.archive_name();
         let (file, partial) = match unnamed {
             Some(file) => (file, None),
             None => {
@@ -104,7 +107,7 @@ impl Upload for LocalUpload<'_> {
         if !named {
             partial.dir.link_unnamed(&archive, archive_name)?;
         }
-        partial.write(MANIFEST_NAME, manifest_stored)?;
+        partial.write(manifest_name(label.seal()), manifest_stored)?;
         partial.write(LABEL_NAME, &label_text(label)?)?;
         partial.dir.sync()?;
         partial.publish(id.as_str())

@@ -30,7 +30,6 @@ pub use self::settings::{Credentials, ObjectSettings};
 use super::location::ObjectUrl;
 use super::repository::{Repository, lost, not_found};
 use super::{Begun, Destination, LABEL_LIMIT, LABEL_NAME, Listing};
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
 use crate::archive::read_at::ReadAt;
 use crate::cancel::Cancel;
@@ -220,8 +219,8 @@ impl Destination for ObjectRepository {
         Ok(None)
     }
 
-    fn begin(&self, id: &BackupId, codec: Codec, expected_bytes: u64) -> Result<Begun<'_>> {
-        upload::begin(&self.remote, id, codec, expected_bytes)
+    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun<'_>> {
+        upload::begin(&self.remote, id, archive_name, expected_bytes)
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::settings::Endpoint;
 use super::*;
 use crate::archive::manifest::FileClass;
+use crate::archive::seal::Identities;
 use crate::cancel::Reason;
-use crate::cli::{ExtractArgs, RestoreArgs, VerifyArgs};
+use crate::cli::{ExtractArgs, KeyArgs, RestoreArgs, VerifyArgs};
 use crate::command::fixture::{self, Donor};
 use crate::command::{Context, extract, restore, verify};
 use crate::store::MANIFEST_NAME;
@@ -46,6 +47,7 @@ struct Bucket {
     server: Server,
     proxy: Proxy,
     store: ObjectRepository,
+    keys: Identities,
     cancel: Cancel,
     prefix: &'static str,
 }
@@ -61,7 +63,13 @@ impl Bucket {
         let cancel = Cancel::default();
         let settings = change(settings(&proxy.endpoint()));
         let store = open(&settings, &format!("s3://{}/{prefix}", s3::BUCKET), &cancel);
-        Self { server, proxy, store, cancel, prefix }
+        Self { server, proxy, store, keys: Identities::none(), cancel, prefix }
+    }
+
+    fn context(&self) -> Context<'_> {
+        let workers = NonZeroUsize::new(2).unwrap();
+        let now = "2026-11-22T12:09:46Z".parse().unwrap();
+        Context { repository: &self.store, keys: &self.keys, workers, cancel: &self.cancel, now }
     }
 }
 
@@ -103,7 +111,7 @@ fn long() -> (Vec<u8>, Label) {
 /// Makes a backup of several parts.
 fn back_up(store: &ObjectRepository) -> Result<()> {
     let (bytes, label) = long();
-    let (upload, mut archive) = store.begin(&label.id, label.codec, LONG as u64)?;
+    let (upload, mut archive) = store.begin(&label.id, "archive.tar.zst", LONG as u64)?;
     let written = bytes.chunks(400_001).try_for_each(|part| archive.write_all(part));
     written.map_err(|cause| Error::new(Class::Io, "cannot write the archive").because(cause))?;
     archive.flush().unwrap();
@@ -243,7 +251,7 @@ fn no_more_is_in_memory_than_the_settings_allow() {
     let bucket = Bucket::with("", |settings| ObjectSettings { parallel, ..settings });
     // Nothing lands: what was written is what is held.
     bucket.proxy.faults(|seen| seen.is_part().then_some(Fault::Stall));
-    let (upload, mut archive) = bucket.store.begin(&id(1), label(&id(1)).codec, 0).unwrap();
+    let (upload, mut archive) = bucket.store.begin(&id(1), "archive.tar.zst", 0).unwrap();
     let cancel = bucket.cancel.clone();
     let (tell, told) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
@@ -294,11 +302,6 @@ fn donor() -> Donor {
     donor
 }
 
-fn context<'a>(store: &'a ObjectRepository, cancel: &'a Cancel) -> Context<'a> {
-    let workers = NonZeroUsize::new(2).unwrap();
-    Context { repository: store, workers, cancel, now: "2026-11-22T12:09:46Z".parse().unwrap() }
-}
-
 #[test]
 fn extracting_one_table_moves_little_more_than_that_table() {
     let bucket = Bucket::new("galera");
@@ -306,9 +309,13 @@ fn extracting_one_table_moves_little_more_than_that_table() {
     let label = donor.back_up(&bucket.store, fixture::ID);
     bucket.proxy.take();
     let to = tempfile::tempdir().unwrap();
-    let args = ExtractArgs { id: "latest".to_owned(), what: vec!["shop.orders".to_owned()], to: to.path().join("out") };
-    let (result, _) =
-        fixture::printed(false, |output| extract::run(&args, &context(&bucket.store, &bucket.cancel), output));
+    let args = ExtractArgs {
+        id: "latest".to_owned(),
+        what: vec!["shop.orders".to_owned()],
+        to: to.path().join("out"),
+        keys: KeyArgs::default(),
+    };
+    let (result, _) = fixture::printed(false, |output| extract::run(&args, &bucket.context(), output));
     result.unwrap();
     let wanted = donor.members.iter().find(|member| member.path == "shop/orders.ibd").unwrap();
     let found = std::fs::read(to.path().join("out/shop/orders.ibd")).unwrap();
@@ -330,8 +337,7 @@ fn a_restore_fetches_every_byte_once_in_large_ranges() {
     bucket.proxy.take();
     let base = tempfile::tempdir().unwrap();
     let args = RestoreArgs { id: "latest".to_owned(), target: base.path().join("data"), ..RestoreArgs::default() };
-    let (result, _) =
-        fixture::printed(false, |output| restore::run(&args, &context(&bucket.store, &bucket.cancel), output));
+    let (result, _) = fixture::printed(false, |output| restore::run(&args, &bucket.context(), output));
     result.unwrap();
     for member in donor.members.iter().filter(|member| member.path != "grastate.dat") {
         let Some(bytes) = &member.bytes else { continue };
@@ -351,7 +357,7 @@ fn a_backup_in_a_bucket_is_verified_and_its_damage_found() {
     Donor::small().back_up(&bucket.store, fixture::ID);
     let verify = || {
         let args = VerifyArgs { ids: vec!["latest".to_owned()], ..VerifyArgs::default() };
-        fixture::printed(false, |output| verify::run(&args, &context(&bucket.store, &bucket.cancel), output)).0
+        fixture::printed(false, |output| verify::run(&args, &bucket.context(), output)).0
     };
     verify().unwrap();
     let path = bucket.server.bucket().join(fixture::ID).join("archive.tar.zst");

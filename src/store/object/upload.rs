@@ -12,10 +12,9 @@ use object_store::path::Path;
 use super::fault::{failed, is_missing};
 use super::parts::{PartSink, Parts, Sizes};
 use super::{Put, Remote};
-use crate::archive::codec::Codec;
 use crate::archive::label::{BackupId, Label};
 use crate::error::{Class, Error, Result, one_line};
-use crate::store::{Begun, LABEL_LIMIT, LABEL_NAME, MANIFEST_NAME, Upload, check_label, label_text, taken};
+use crate::store::{Begun, LABEL_LIMIT, LABEL_NAME, Upload, check_label, label_text, manifest_name, taken};
 
 /// How often an upload is aborted: a part that was on its way may arrive after the first time.
 const ABORTS: u32 = 3;
@@ -27,6 +26,8 @@ struct ObjectUpload {
     id: BackupId,
     archive_name: &'static str,
     archive: Path,
+    /// Known as soon as it may be there.
+    manifest: Option<Path>,
     parts: Arc<Parts>,
     stage: Stage,
 }
@@ -43,11 +44,15 @@ enum Stage {
 }
 
 /// Begins a backup, which must not exist.
-pub(super) fn begin<'a>(remote: &Arc<Remote>, id: &BackupId, codec: Codec, expected: u64) -> Result<Begun<'a>> {
+pub(super) fn begin<'a>(
+    remote: &Arc<Remote>,
+    id: &BackupId,
+    archive_name: &'static str,
+    expected: u64,
+) -> Result<Begun<'a>> {
     if remote.exists(id)? {
         return Err(taken(id.as_str()));
     }
-    let archive_name = codec.archive_name();
     let archive = remote.key_of(id, archive_name);
     let (backend, key) = (Arc::clone(&remote.backend), archive.clone());
     let created = remote.wait(async move { backend.create_multipart(&key).await })?;
@@ -56,7 +61,8 @@ pub(super) fn begin<'a>(remote: &Arc<Remote>, id: &BackupId, codec: Codec, expec
     let parts = Parts::new(Arc::clone(remote), archive.clone(), upload, sizes);
     let sink = Box::new(PartSink(Arc::clone(&parts)));
     let remote = Arc::clone(remote);
-    let upload = ObjectUpload { remote, id: id.clone(), archive_name, archive, parts, stage: Stage::Open };
+    let upload =
+        ObjectUpload { remote, id: id.clone(), archive_name, archive, manifest: None, parts, stage: Stage::Open };
     Ok((Box::new(upload), sink))
 }
 
@@ -69,7 +75,8 @@ impl Upload for ObjectUpload {
             return Err(taken(self.id.as_str()));
         }
         self.complete(parts)?;
-        let manifest = self.remote.key_of(&self.id, MANIFEST_NAME);
+        let manifest = self.remote.key_of(&self.id, manifest_name(label.seal()));
+        self.manifest = Some(manifest.clone());
         // Everything below the id is ours: nothing was there just now.
         if self.remote.put_new(&manifest, manifest_stored)? == Put::Taken {
             self.expect(&manifest, manifest_stored)?;
@@ -163,6 +170,7 @@ impl ObjectUpload {
     }
 
     fn remove_objects(&self) -> Result<()> {
-        self.remote.remove(&self.remote.key_of(&self.id, MANIFEST_NAME)).and(self.remote.remove(&self.archive))
+        let manifest = self.manifest.as_ref().map_or(Ok(()), |manifest| self.remote.remove(manifest));
+        manifest.and(self.remote.remove(&self.archive))
     }
 }

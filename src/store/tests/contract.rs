@@ -11,7 +11,7 @@ pub(crate) trait Subject {
 
     /// Begins a backup in the way that is to be tested.
     fn begin(&self, id: &BackupId) -> Result<Begun<'_>> {
-        self.store().begin(id, label(id).codec, LONG as u64)
+        self.store().begin(id, ARCHIVE_NAME, LONG as u64)
     }
 
     /// The names of everything that is stored, whatever it is, sorted: `ID/NAME` for what belongs to a backup.

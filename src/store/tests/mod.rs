@@ -7,10 +7,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use self::contract::{Subject, publish};
 use super::*;
+use crate::archive::codec::Codec;
 use crate::archive::label::{Source, Stored};
+use crate::archive::seal::Recipients;
 use crate::digest::Digest;
 use crate::dir::fault::{self, After};
 
+pub(crate) const ARCHIVE_NAME: &str = "archive.tar.zst";
 pub(crate) const ARCHIVE: &[u8] = b"the archive's bytes";
 pub(crate) const MANIFEST: &[u8] = b"the manifest's bytes";
 
@@ -45,7 +48,8 @@ pub(crate) fn label(id: &BackupId) -> Label {
         raw_bytes: 100,
         copied_again_bytes: 0,
         codec,
-        archive: stored(codec.archive_name(), ARCHIVE),
+        recipients: Recipients::none(),
+        archive: stored(ARCHIVE_NAME, ARCHIVE),
         manifest: stored(MANIFEST_NAME, MANIFEST),
         request: None,
         warnings: 0,
@@ -85,8 +89,8 @@ impl Subject for Local {
 
     fn begin(&self, id: &BackupId) -> Result<Begun<'_>> {
         match self.begin {
-            Begin::Unnamed => self.store.begin(id, label(id).codec, 0),
-            Begin::Named => self.store.begin_named(id, label(id).codec),
+            Begin::Unnamed => self.store.begin(id, ARCHIVE_NAME, 0),
+            Begin::Named => self.store.begin_named(id, ARCHIVE_NAME),
         }
     }
 
@@ -224,9 +228,8 @@ fn publish_for_the_umask_test() {
     let own = tempfile::tempdir();
     let base = std::env::var_os("UMASK_TEST_REPOSITORY").map_or_else(|| own.unwrap().keep(), Into::into);
     let store = LocalRepository::open(&base).unwrap();
-    for (number, begun) in [store.begin(&id(1), label(&id(1)).codec, 0), store.begin_named(&id(2), label(&id(2)).codec)]
-        .into_iter()
-        .enumerate()
+    for (number, begun) in
+        [store.begin(&id(1), ARCHIVE_NAME, 0), store.begin_named(&id(2), ARCHIVE_NAME)].into_iter().enumerate()
     {
         let (upload, mut archive) = begun.unwrap();
         archive.write_all(ARCHIVE).unwrap();

@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::cluster::Cluster;
 use super::node::Node;
 use super::ports::Port;
 use super::process::{PATIENCE, Process, must, output, until};
+use super::run::Run;
 
 /// A backup's public record, read as an outsider would.
 #[derive(Clone, Debug)]
@@ -75,37 +74,46 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// Moments inside the frozen window at which a run can be held.
-#[derive(Clone, Copy, Debug)]
+impl Outcome {
+    /// The published backup's label; `said` is what the program said, for the message if there is none.
+    #[track_caller]
+    pub fn published(self, said: &str) -> Label {
+        let Self::Published(label) = self else { panic!("no backup: {self:?}; the program said:\n{said}") };
+        label
+    }
+
+    /// The donor's line to the cluster about a failure.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        let Self::Failed(line) = self else { panic!("no failure: {self:?}") };
+        line
+    }
+}
+
+/// Moments at which a run can be held: all but the first inside the frozen window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// The run has read this many bytes, and has not asked the server to hold still.
+    Ahead(u64),
     /// The server is frozen, nothing has been read yet.
     Flushed,
-    /// The run has read this many bytes.
+    /// The run has read this many bytes, since [`Moment::Flushed`] if it was held there.
     Read(u64),
+    /// The run is about to clone a file whose path ends so.
+    Clone(&'static str),
+    /// The run has stopped itself, as the naive one does.
+    Stopped,
 }
 
 impl Cluster<'_> {
     /// Runs garbd, which asks `donor` for a backup and leaves.
     pub fn ask(&self, donor: &Node) {
-        let (own, incoming) = (Port::free(), Port::free());
-        let mut garbd = Command::new("garbd");
-        garbd.arg("--address").arg(format!(
-            "gcomm://{}?gmcast.listen_addr=tcp://127.0.0.1:{}",
-            donor.address(),
-            own.number()
-        ));
-        garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
-        garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
-        garbd.arg("--log").arg(self.dir.join("garbd.log")).current_dir(&self.dir);
-        must("garbd", &mut garbd, Duration::from_secs(60));
+        ask(&self.dir, donor);
     }
 
     /// All labels in the repository, oldest first.
     pub fn labels(&self) -> Vec<Label> {
-        let mut dirs: Vec<PathBuf> =
-            std::fs::read_dir(&self.repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
-        dirs.sort();
-        dirs.into_iter().filter_map(Label::read).collect()
+        labels(&self.repository)
     }
 
     /// The names of everything in the repository.
@@ -123,21 +131,7 @@ impl Cluster<'_> {
 
     /// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups.
     pub fn outcome(&self, donor: &Node, known: usize, mark: usize) -> Outcome {
-        until("a backup or a failure", PATIENCE, || {
-            // The server's word first: it speaks after the label is there.
-            let log = donor.log(mark);
-            let line = log.lines().find(|line| {
-                line.contains("State transfer to")
-                    && line.contains(&format!("({})", donor.name))
-                    && !line.contains("(garb)")
-            })?;
-            if line.contains(" failed: ") {
-                return Some(Outcome::Failed(line.to_owned()));
-            }
-            let mut labels = self.labels();
-            assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
-            labels.pop().map(Outcome::Published)
-        })
+        outcome(donor, &self.repository, known, mark)
     }
 
     /// A backup by `donor`, which must succeed and come back to Synced.
@@ -145,40 +139,17 @@ impl Cluster<'_> {
     pub fn backup(&mut self) -> Label {
         let mark = self.donor.log_mark();
         let outcome = self.try_backup(&self.donor);
-        let Outcome::Published(label) = outcome else {
-            panic!("no backup: {outcome:?}; the program said:\n{}", self.donor.backup_log(mark))
-        };
+        let label = outcome.published(&self.donor.backup_log(mark));
         self.donor.wait_synced();
         label
     }
 
-    /// Asks for a backup and stops the program with SIGSTOP at `moment` inside the window.
-    pub fn hold(&self, moment: Moment) -> Held {
-        let (known, mark) = (self.labels().len(), self.donor.log_mark());
-        let program = self.lab.program.clone();
-        let server = self.donor.pid();
-        // garbd leaves only after the request was taken, which may be after the moment: watch from beside it.
-        let pid = std::thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                let pid = until("the donor run", PATIENCE, || run_of(server, &program));
-                match moment {
-                    // Halted before it can read anything, and then the server answers.
-                    Moment::Flushed => {
-                        self.donor.wait_log(mark, "Provider paused at", PATIENCE);
-                        stop(pid);
-                    }
-                    Moment::Read(bytes) => {
-                        until("the run to read", PATIENCE, || (read_by(pid)? >= bytes).then_some(()));
-                        stop(pid);
-                    }
-                }
-                pid
-            });
-            self.ask(&self.donor);
-            watcher.join().expect("the run could be held")
-        });
-        self.donor.wait_log(mark, "Donor state reached", PATIENCE);
-        Held { pid, known, mark }
+    /// Asks for a backup and halts the run at `moment`.
+    #[track_caller]
+    pub fn hold(&self, moment: Moment) -> Run {
+        let mut run = self.begin();
+        run.go_on_to(self, moment);
+        run
     }
 
     /// Runs an operator's command of the program on the repository.
@@ -207,65 +178,47 @@ impl Cluster<'_> {
     }
 }
 
-/// A donor run that stands still inside the window.
-#[derive(Debug)]
-pub struct Held {
-    pid: Pid,
-    known: usize,
-    mark: usize,
+/// Runs garbd in `dir`, which asks `donor` for a backup and leaves.
+pub fn ask(dir: &Path, donor: &Node) {
+    must("garbd", &mut garbd(dir, donor), Duration::from_secs(60));
 }
 
-impl Held {
-    /// Lets the run go on, and waits for what becomes of it.
-    pub fn release(self, cluster: &Cluster<'_>) -> Outcome {
-        self.go_on();
-        self.outcome(cluster)
-    }
-
-    /// Waits for what becomes of the run.
-    pub fn outcome(&self, cluster: &Cluster<'_>) -> Outcome {
-        cluster.outcome(&cluster.donor, self.known, self.mark)
-    }
-
-    /// Lets the run go on.
-    pub fn go_on(&self) {
-        kill(self.pid, Signal::SIGCONT).expect("the run is there");
-    }
-
-    /// `kill -9` to the run.
-    pub fn kill(&self) {
-        kill(self.pid, Signal::SIGKILL).expect("the run is there");
-    }
-
-    /// Whether the run's process is still there.
-    pub fn lives(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
-    }
-
-    /// Where the donor's log was when the run was asked for.
-    pub fn mark(&self) -> usize {
-        self.mark
-    }
+/// The garbd that asks `donor` for a backup.
+pub(super) fn garbd(dir: &Path, donor: &Node) -> Command {
+    let (own, incoming) = (Port::free(), Port::free());
+    let mut garbd = Command::new("garbd");
+    garbd.arg("--address").arg(format!(
+        "gcomm://{}?gmcast.listen_addr=tcp://127.0.0.1:{}",
+        donor.address(),
+        own.number()
+    ));
+    garbd.args(["--group", super::CLUSTER_NAME, "--name", "garb", "--donor", &donor.name, "--sst", "backup:"]);
+    garbd.arg("--options").arg(format!("base_host=127.0.0.1;base_port={};pc.weight=0", incoming.number()));
+    garbd.arg("--log").arg(dir.join("garbd.log")).current_dir(dir);
+    garbd
 }
 
-fn stop(pid: Pid) {
-    kill(pid, Signal::SIGSTOP).expect("the run is there");
+/// All labels in `repository`, oldest first.
+pub fn labels(repository: &Path) -> Vec<Label> {
+    let mut dirs: Vec<PathBuf> =
+        std::fs::read_dir(repository).expect("the repository").flatten().map(|entry| entry.path()).collect();
+    dirs.sort();
+    dirs.into_iter().filter_map(Label::read).collect()
 }
 
-/// The process of `program` in the group of the server that runs it.
-fn run_of(server: Pid, program: &Path) -> Option<Pid> {
-    let processes = std::fs::read_dir("/proc").ok()?.flatten();
-    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw)).find(|pid| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
-            && nix::unistd::getpgid(Some(*pid)) == Ok(server)
+/// Waits for the end of the run that `donor` logs after `mark`, when there were `known` backups in `repository`.
+pub fn outcome(donor: &Node, repository: &Path, known: usize, mark: usize) -> Outcome {
+    // A run whose files never stand still copies them thirty times.
+    until("a backup or a failure", PATIENCE * 3, || {
+        // The server's word first: it speaks after the label is there.
+        let line = donor.transfer(mark)?;
+        if line.contains(" failed: ") {
+            return Some(Outcome::Failed(line));
+        }
+        let mut labels = labels(repository);
+        assert_eq!(labels.len(), known + 1, "the donor said {line:?}");
+        labels.pop().map(Outcome::Published)
     })
-}
-
-/// The bytes that a process has read.
-fn read_by(pid: Pid) -> Option<u64> {
-    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
-    io.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|bytes| bytes.parse().ok())
 }
 
 /// A path as text; the lab's paths are plain.
@@ -307,8 +260,13 @@ pub struct Writes(Process);
 impl Writes {
     /// Starts a steady stream of transactions, and waits until some have come through.
     pub fn start(node: &Node) -> Self {
+        Self::over(node, 2, 5_000)
+    }
+
+    /// The same over so many tables, and this many rows of each.
+    pub fn over(node: &Node, tables: u32, rows: u32) -> Self {
         let before = node.last_committed();
-        let mut command = sysbench(node, 2, 5_000);
+        let mut command = sysbench(node, tables, rows);
         command.args(["--time=0", "--rate=150", "--mysql-ignore-errors=all", "run"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut writes = Self(Process::spawn("sysbench", &mut command));

@@ -45,7 +45,8 @@ impl<'l> Cluster<'l> {
         std::fs::create_dir_all(&repository).expect("the repository");
         own(&repository);
         super::mode(&repository, 0o700);
-        let mut backup = vec![format!("repository={}", repository.display())];
+        // The seed's files are young.
+        let mut backup = vec![format!("repository={}", repository.display()), "precopy-quiet=1s".to_owned()];
         backup.append(&mut options.backup);
         options.backup = backup;
 
@@ -71,6 +72,13 @@ impl<'l> Cluster<'l> {
         self.writer.start(Role::Bootstrap);
         let members = self.members();
         self.donor.start(Role::Join(&members));
+    }
+
+    /// Gives the donor's program these lines from its next run on, besides the repository.
+    pub fn configure(&mut self, lines: &[&str]) {
+        let mut backup = vec![format!("repository={}", self.repository.display())];
+        backup.extend(lines.iter().map(|line| (*line).to_owned()));
+        self.donor.configure(backup);
     }
 
     /// The `gcomm://` list of the two nodes.
@@ -144,16 +152,21 @@ impl<'l> Cluster<'l> {
         }
     }
 
-    /// Asserts that two servers hold the same tables with the same rows.
+    /// The tables that two servers do not hold with the same rows.
     #[track_caller]
-    pub fn assert_same_tables(one: &Node, other: &Node) {
+    pub fn differing_tables(one: &Node, other: &Node) -> Vec<String> {
         let (left, right) = (Self::checksums(one), Self::checksums(other));
-        let differing: Vec<String> = left
-            .keys()
+        left.keys()
             .chain(right.keys())
             .filter(|table| left.get(*table) != right.get(*table) || left[*table] == "NULL")
             .map(|table| format!("{table}: {:?} and {:?}", left.get(table), right.get(table)))
-            .collect();
+            .collect()
+    }
+
+    /// Asserts that two servers hold the same tables with the same rows.
+    #[track_caller]
+    pub fn assert_same_tables(one: &Node, other: &Node) {
+        let differing = Self::differing_tables(one, other);
         assert!(differing.is_empty(), "{} and {} differ: {differing:#?}", one.name, other.name);
     }
 }

@@ -10,15 +10,18 @@ pub mod mount;
 pub mod node;
 pub mod ports;
 pub mod process;
+pub mod run;
+pub mod system;
+pub mod trace;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use node::{ACCOUNT, Node, Options, Role};
+use node::{ACCOUNT, Node, Options, Role, Slot};
 use process::{must, remove_tree, run};
+use system::System;
 
 /// The server program: not on every user's `PATH`, so by its place.
 pub const SERVER: &str = "/usr/sbin/mariadbd";
@@ -34,6 +37,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_wsrep_sst_backup");
 pub enum Seed {
     /// Two tables, a few megabytes.
     Small,
+    /// Four tables, some 100 MB.
+    Medium,
     /// Four tables, some 300 MB: copying takes long enough to do something meanwhile.
     Large,
 }
@@ -43,6 +48,7 @@ impl Seed {
     fn shape(self) -> (u32, u32) {
         match self {
             Seed::Small => (2, 5_000),
+            Seed::Medium => (4, 80_000),
             Seed::Large => (4, 280_000),
         }
     }
@@ -63,6 +69,8 @@ pub enum After {
 pub struct Lab {
     /// The directory; user mysql may pass through.
     pub dir: PathBuf,
+    /// Where the servers' programs are.
+    pub system: System,
     /// The private `basedir`.
     pub basedir: PathBuf,
     /// The server's messages and character sets.
@@ -73,12 +81,19 @@ pub struct Lab {
     pub program: PathBuf,
     after: After,
     small: OnceLock<PathBuf>,
+    medium: OnceLock<PathBuf>,
     large: OnceLock<PathBuf>,
 }
 
 impl Lab {
     /// Makes the directory; it is removed when the lab is dropped or stopped by a signal, unless `after` says otherwise.
     pub fn new(after: After) -> Result<Self, String> {
+        Self::with(System::default(), after)
+    }
+
+    /// The same, with servers of another system.
+    pub fn with(system: System, after: After) -> Result<Self, String> {
+        let first_of = |directories: &[&str], holds| first_of(&system, directories, holds);
         let share = first_of(&["/usr/share/mysql", "/usr/share/mariadb"], "english/errmsg.sys")?;
         let provider =
             first_of(&["/usr/lib/galera", "/usr/lib/galera-4"], "libgalera_smm.so")?.join("libgalera_smm.so");
@@ -87,9 +102,24 @@ impl Lab {
         let dir = dir.keep();
         process::directory_to_remove(Some(dir.as_path()).filter(|_| after != After::Directory));
         mode(&dir, 0o755);
+        system.admit(&dir)?;
         let basedir = dir.join("basedir");
-        let program = private_basedir(&basedir);
-        Ok(Self { dir, basedir, share, provider, program, after, small: OnceLock::new(), large: OnceLock::new() })
+        private_basedir(&system, &basedir, Path::new(PROGRAM));
+        let program = in_slot(&basedir);
+        let (small, medium, large) = Default::default();
+        Ok(Self { dir, system, basedir, share, provider, program, after, small, medium, large })
+    }
+
+    /// The private `basedir` with this program in its slot.
+    pub fn basedir_with(&self, slot: Slot) -> PathBuf {
+        if slot == Slot::Ours {
+            return self.basedir.clone();
+        }
+        let basedir = self.dir.join("naive");
+        if !basedir.exists() {
+            private_basedir(&self.system, &basedir, &std::env::current_exe().expect("this test program"));
+        }
+        basedir
     }
 
     /// A datadir with `seed`'s tables in database `shop`, made at first need: it can start a cluster, and copies of it
@@ -97,6 +127,7 @@ impl Lab {
     fn seed(&self, seed: Seed) -> &Path {
         let made = match seed {
             Seed::Small => &self.small,
+            Seed::Medium => &self.medium,
             Seed::Large => &self.large,
         };
         made.get_or_init(|| self.make_seed(seed))
@@ -117,7 +148,7 @@ impl Lab {
 
     /// Makes a new server's datadir, with a redo log of `log_mebibytes`.
     pub fn install(&self, datadir: &Path, log_mebibytes: u32) {
-        let mut install = Command::new("mariadb-install-db");
+        let mut install = self.system.command("mariadb-install-db");
         install.args(["--no-defaults", "--force", "--auth-root-authentication-method=normal", "--skip-test-db"]);
         install.args(["--innodb-undo-tablespaces=3"]);
         install.arg(format!("--innodb-log-file-size={log_mebibytes}M"));
@@ -166,6 +197,7 @@ pub fn missing() -> Vec<String> {
         "zstd",
         "mkfs.xfs",
         "mkfs.btrfs",
+        "mkfs.ext4",
     ];
     for program in programs {
         if !on_path(program) {
@@ -183,28 +215,33 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
-fn first_of(directories: &[&str], holds: &str) -> Result<PathBuf, String> {
-    let found = directories.iter().map(Path::new).find(|directory| directory.join(holds).exists());
+fn first_of(system: &System, directories: &[&str], holds: &str) -> Result<PathBuf, String> {
+    let is_there = |directory: &&Path| system.on_machine(&directory.join(holds)).exists();
+    let found = directories.iter().map(Path::new).find(is_there);
     found.map(Path::to_owned).ok_or_else(|| format!("{holds} is in none of {directories:?}"))
 }
 
-/// Makes a basedir with our program in the slot, and returns the program's copy.
-fn private_basedir(basedir: &Path) -> PathBuf {
+/// The SST slot of a basedir.
+pub fn in_slot(basedir: &Path) -> PathBuf {
+    basedir.join("bin").join("wsrep_sst_backup")
+}
+
+/// Makes a basedir with a copy of `program` in the slot.
+fn private_basedir(system: &System, basedir: &Path, program: &Path) {
     let bin = basedir.join("bin");
     std::fs::create_dir_all(&bin).expect("basedir");
-    for entry in std::fs::read_dir("/usr/bin").expect("/usr/bin").flatten() {
+    let stock = Path::new("/usr/bin");
+    for entry in std::fs::read_dir(system.on_machine(stock)).expect("/usr/bin").flatten() {
         let name = entry.file_name();
         let text = name.to_string_lossy();
         if (text.starts_with("wsrep_sst_") && text != "wsrep_sst_backup") || text == "my_print_defaults" {
-            symlink(entry.path(), bin.join(&name)).expect("a link to a stock script");
+            symlink(stock.join(&name), bin.join(&name)).expect("a link to a stock script");
         }
     }
-    let program = bin.join("wsrep_sst_backup");
-    std::fs::copy(PROGRAM, &program).expect("the program under test");
-    for place in [basedir, &bin, &program] {
+    std::fs::copy(program, in_slot(basedir)).expect("a program for the slot");
+    for place in [basedir, &bin, &in_slot(basedir)] {
         mode(place, 0o755);
     }
-    program
 }
 
 /// Sets the permission bits of `path`.

@@ -1,11 +1,14 @@
 //! File systems of a test's own: taken away when they are dropped, or when a signal ends the lab.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::statvfs::fstatvfs;
+
 use super::node::ACCOUNT;
-use super::process::{mounted, must, output, unmounted};
+use super::process::{mounted, must, output, run, unmounted};
 
 /// A file system for a server's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,13 @@ impl Mount {
         let file = std::fs::File::create(&image).expect("the image of a disk");
         file.set_len(mebibytes << 20).expect("the size of a disk");
         kind.format(&image);
-        let ended = Self::mount(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image), place);
+        // Past the page cache of the file system below: else every flush brings all of that to the disk.
+        let mut attach = Command::new("losetup");
+        attach.args(["--find", "--show", "--direct-io=on"]).arg(&image);
+        let device = must("losetup", &mut attach, Duration::from_secs(20)).trim().to_owned();
+        let ended = Self::mount(Command::new("mount").args(["-o", "noatime"]).arg(&device), place);
+        // In use, it goes away with the mount.
+        run("losetup", ["--detach", &device]);
         ended.unwrap_or_else(|cause| panic!("this machine does not let root mount {}: {cause}", kind.name()));
         super::own(place);
         Self { place: place.to_owned(), image: Some(image) }
@@ -88,6 +97,26 @@ impl Drop for Mount {
         unmount(&self.place);
         if let Some(image) = &self.image {
             let _ = std::fs::remove_file(image);
+        }
+    }
+}
+
+/// Bytes that can still be written to the file system of `place`, when everything that was written or freed has got there.
+pub fn free_bytes(place: &Path) -> u64 {
+    let directory = std::fs::File::open(place).expect("a directory");
+    nix::unistd::syncfs(&directory).expect("a file system can be synced");
+    let found = fstatvfs(&directory).expect("a file system has a size");
+    found.blocks_available() * found.fragment_size()
+}
+
+/// Writes a file at `path` until its file system has less than `bytes` free.
+pub fn fill_up(path: &Path, bytes: u64) {
+    let mut file = std::fs::File::create(path).expect("a file");
+    let mebibyte = vec![1; 1 << 20];
+    let place = path.parent().expect("a directory");
+    while let Some(more) = (free_bytes(place) + 1).checked_sub(bytes).filter(|more| *more > 0) {
+        for _ in 0..=more >> 20 {
+            file.write_all(&mebibyte).expect("room for one mebibyte more");
         }
     }
 }

@@ -15,9 +15,13 @@ use super::Lab;
 use super::mount::FileSystem;
 use super::ports::Port;
 use super::process::{PATIENCE, Process, must, output, until};
+use super::system::System;
 
 /// The account that the servers run under.
 pub const ACCOUNT: &str = "mysql";
+
+/// Where the program's options begin, to the end of the option file.
+const PROGRAM_GROUP: &str = "\n[wsrep_sst_backup]\n";
 
 /// Where a server has its files, apart from the datadir.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +44,18 @@ pub struct Options {
     pub places: Places,
     /// The donor's home is on a file system of its own, of so many mebibytes.
     pub disk: Option<(FileSystem, u64)>,
+    /// What is in the server's SST slot.
+    pub slot: Slot,
+}
+
+/// A program for a server's SST slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slot {
+    /// The program under test.
+    #[default]
+    Ours,
+    /// The one that does not settle ([`crate::naive`]).
+    Naive,
 }
 
 /// The ports of one Galera node.
@@ -60,6 +76,9 @@ pub struct Node {
     pub datadir: PathBuf,
     options: Options,
     ports: Ports,
+    /// The program in its SST slot.
+    pub program: PathBuf,
+    system: System,
     basedir: PathBuf,
     share: PathBuf,
     provider: PathBuf,
@@ -84,10 +103,21 @@ impl Node {
         std::fs::create_dir_all(&home).expect("the node's home");
         super::own(&home);
         let ports = Ports { server: Port::free(), group: Port::free(), ist: Port::free(), sst: Port::free() };
-        let (basedir, share, provider) = (lab.basedir.clone(), lab.share.clone(), lab.provider.clone());
-        let dies_with_the_lab = lab.takes_servers_along();
-        let name = name.to_owned();
-        Self { name, home, datadir, options, ports, basedir, share, provider, dies_with_the_lab, process: None }
+        let basedir = lab.basedir_with(options.slot);
+        Self {
+            name: name.to_owned(),
+            home,
+            datadir,
+            options,
+            ports,
+            program: super::in_slot(&basedir),
+            system: lab.system.clone(),
+            basedir,
+            share: lab.share.clone(),
+            provider: lab.provider.clone(),
+            dies_with_the_lab: lab.takes_servers_along(),
+            process: None,
+        }
     }
 
     /// The member's group address, `127.0.0.1:PORT`.
@@ -152,11 +182,20 @@ impl Node {
         for line in &self.options.server {
             let _ = writeln!(text, "{line}");
         }
-        text.push_str("\n[wsrep_sst_backup]\n");
+        text.push_str(PROGRAM_GROUP);
         for line in &self.options.backup {
             let _ = writeln!(text, "{line}");
         }
         std::fs::write(self.option_file(), text).expect("the option file");
+    }
+
+    /// Gives the backup program these lines from now on; it reads them anew for every run.
+    pub fn configure(&mut self, backup: Vec<String>) {
+        let text = std::fs::read_to_string(self.option_file()).expect("the option file");
+        let (server, _) = text.split_once(PROGRAM_GROUP).expect("the program's group is the last");
+        let text = format!("{server}{PROGRAM_GROUP}{}\n", backup.join("\n"));
+        std::fs::write(self.option_file(), text).expect("the option file");
+        self.options.backup = backup;
     }
 
     fn galera(&self, text: &mut String, members: &str, weight: u32) {
@@ -177,7 +216,7 @@ impl Node {
 
     /// `mariadbd` with this node's option file, as the servers' account.
     fn server_command(&self) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = self.system.command("setpriv");
         if self.dies_with_the_lab {
             command.arg("--pdeathsig=KILL");
         }
@@ -231,11 +270,32 @@ impl Node {
         }
     }
 
+    /// Starts the server by itself; whether it serves, or ends instead.
+    #[track_caller]
+    pub fn tries_to_start(&mut self) -> bool {
+        self.begin(Role::Standalone);
+        let what = format!("{} to serve or to end", self.name);
+        until(&what, PATIENCE, || {
+            let runs = self.runs();
+            let answers = runs && self.socket().exists() && self.ask("SELECT 1").is_some();
+            (answers || !runs).then_some(answers)
+        })
+    }
+
     /// `kill -9` to the server alone, not to what it started.
     pub fn kill(&mut self) {
         let process = self.process();
         process.signal(Signal::SIGKILL);
         process.wait(Duration::from_secs(10));
+    }
+
+    /// Ends the server alone, by `signal`: what it started lives on, outside the care of the lab.
+    #[track_caller]
+    pub fn end_alone(&mut self, signal: Signal) {
+        let mut process = self.process.take().expect("the server was started");
+        process.signal(signal);
+        process.wait(Duration::from_secs(60));
+        process.leave_running();
     }
 
     /// Runs `sql`; rows come as lines, columns by tabs. Without an answer or with an error: `None`.
@@ -324,6 +384,14 @@ impl Node {
     pub fn wait_log(&self, from: usize, text: &str, patience: Duration) -> String {
         let what = format!("{text:?} in the log of {}", self.name);
         until(&what, patience, || self.log(from).lines().find(|line| line.contains(text)).map(str::to_owned))
+    }
+
+    /// What the server told the cluster of the state transfer that it made since `from`, if it has.
+    pub fn transfer(&self, from: usize) -> Option<String> {
+        let made = |line: &&str| {
+            line.contains("State transfer to") && line.contains(&format!("({})", self.name)) && !line.contains("(garb)")
+        };
+        self.log(from).lines().find(made).map(str::to_owned)
     }
 
     /// The position that `mariadbd --wsrep-recover` finds in the datadir: what InnoDB itself says.
