@@ -3,9 +3,13 @@
 //! Flags that are also options of the group `[wsrep_sst_backup]` have the same spelling there.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::{choice, options};
 
 /// Consistent backups of a Galera node, asked for with `garbd --sst backup`.
 ///
@@ -93,6 +97,13 @@ pub enum Command {
   wsrep_sst_backup extract latest shop --to /tmp/shop
   wsrep_sst_backup extract latest ibdata1 mysql/user.frm --to /tmp/files")]
     Extract(ExtractArgs),
+    /// Wait for backups that donors stream to this host, and put them into the repository.
+    #[command(after_help = "Examples:
+  openssl rand -hex 32 | install -m 0600 /dev/stdin /etc/wsrep_sst_backup.token
+  wsrep_sst_backup receive --listen 10.1.0.9:4569 --repository /srv/backups \\
+      --tls-cert host.pem --tls-key host.key --token-file /etc/wsrep_sst_backup.token
+  Then ask for one: garbd --sst backup:HOST:4569 ... The donor must have `allow-receiver` and `receiver-ca`.")]
+    Receive(ReceiveArgs),
 }
 
 /// Arguments of `show`.
@@ -178,13 +189,62 @@ impl Command {
     /// The files with private keys that were named.
     pub fn identities(&self) -> &[PathBuf] {
         match self {
-            Command::List => &[],
+            Command::List | Command::Receive(_) => &[],
             Command::Show(args) => &args.keys.identities,
             Command::Verify(args) => &args.keys.identities,
             Command::Restore(args) => &args.keys.identities,
             Command::Extract(args) => &args.keys.identities,
         }
     }
+}
+
+/// Arguments of `receive`.
+#[derive(Args, Clone, Debug)]
+pub struct ReceiveArgs {
+    /// Where to listen; port 0 takes any that is free.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Our certificate, and those between it and its authority, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of our certificate, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Donors must show a certificate that an authority in this file has signed.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
+    /// Donors must show the token in this file, which has mode 0600 or 0400.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Whoever reaches the port may store a backup: neither --token-file nor --client-ca is needed.
+    #[arg(long, conflicts_with_all = ["token_file", "client_ca"])]
+    pub no_token: bool,
+    /// Backups and the token come in the clear, also from other hosts.
+    #[arg(long, conflicts_with = "tls_cert")]
+    pub no_tls: bool,
+    /// End when one backup has come.
+    #[arg(long)]
+    pub once: bool,
+    /// Take no archive that is larger, e.g. 500G [default: what the disk has room for].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_size: Option<u64>,
+    /// Uploads at once.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub max_uploads: u32,
+    /// How long an upload may stand still: longer than the donor's flush-timeout.
+    #[arg(long, value_name = "TIME", default_value = "15min", value_parser = duration)]
+    pub stall_timeout: Duration,
+    /// How long anything else may take: a TLS handshake, a request's head, a label.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub request_timeout: Duration,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    choice::bytes(text).ok_or_else(|| "it takes bytes such as 500M, 80G or 2T".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    options::duration(text).ok_or_else(|| "it takes a time such as 90s, 15min or 1h, at most 30d".to_owned())
 }
 
 /// `NAME=PATH`.
@@ -247,6 +307,15 @@ mod tests {
             "w restore latest --target /t --root x",
             "w extract latest --to /t",
             "w list --workers 0",
+            "w receive",
+            "w receive --listen host",
+            "w receive --listen 127.0.0.1:0 --tls-cert c",
+            "w receive --listen 127.0.0.1:0 --client-ca c",
+            "w receive --listen 127.0.0.1:0 --no-token --token-file t",
+            "w receive --listen 127.0.0.1:0 --no-tls --tls-cert c --tls-key k",
+            "w receive --listen 127.0.0.1:0 --max-uploads 0",
+            "w receive --listen 127.0.0.1:0 --max-size some",
+            "w receive --listen 127.0.0.1:0 --stall-timeout 0",
             "w",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -9,6 +9,7 @@ pub mod list;
 pub mod open;
 pub mod operator;
 pub mod output;
+pub mod receive;
 pub mod restore;
 pub mod show;
 pub mod verify;

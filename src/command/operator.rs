@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::output::Output;
-use super::{Context, extract, list, open, restore, show, verify};
+use super::{Context, extract, list, open, receive, restore, show, verify};
 use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
@@ -29,6 +29,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
         Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
         Command::Extract(args) => extract::run(args, &context, &mut output),
+        Command::Receive(args) => receive::run(args, &config.repository, &cancel, &mut output),
     }
 }
 

@@ -98,7 +98,7 @@ impl IoNice {
 }
 
 /// A number with K, M, G or T behind it, which are powers of 1024.
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let shift = match unit {

@@ -23,6 +23,7 @@ use crate::archive::codec::Codec;
 use crate::archive::seal::{Recipient, Recipients};
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
+use crate::receiver::client::ReceiverSettings;
 use crate::store::location::Location;
 use crate::store::object::ObjectSettings;
 use crate::wsrep::address::DestinationName;
@@ -82,6 +83,8 @@ pub struct Config {
     pub ionice: IoNice,
     /// Bytes read per second outside the frozen window.
     pub rate_limit: Option<NonZeroU64>,
+    /// How receivers are spoken to, and which.
+    pub receiver: ReceiverSettings,
     /// How object stores are spoken to.
     pub object: ObjectSettings,
 }
@@ -200,6 +203,7 @@ impl Resolving {
             nice: draft.nice,
             ionice: draft.ionice,
             rate_limit: draft.rate_limit,
+            receiver: draft.receiver,
             object: draft.object,
         })
     }
@@ -308,6 +312,9 @@ mod tests {
             ("nice", "20", "0 to 19"),
             ("ionice", "best-effort:8", "best-effort:7"),
             ("rate-limit", "0", "bytes such as 500K"),
+            ("allow-receiver", "everybody", "none, or networks"),
+            ("receiver-tls", "maybe", "on or off"),
+            ("receiver-ca", "ca.pem", "an absolute path"),
             ("repository", "s3://Bucket", "s3://BUCKET/PREFIX"),
             ("endpoint", "https://me:secret@host", "https://minio"),
             ("allow-http", "maybe", "yes or no"),

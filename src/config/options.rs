@@ -1,12 +1,16 @@
 //! The table of options: every setting has one row, whether it is written as a flag, a variable or a line of an option file.
 
+use std::net::IpAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
 use crate::archive::seal::Recipient;
 use crate::datadir::binlog::Binlogs;
+use crate::receiver::client::ReceiverSettings;
 use crate::store::location::{Location, absolute};
 use crate::store::object::settings::{Endpoint, LEAST_PART_BYTES, MOST_PARALLEL, MOST_PART_BYTES, ObjectSettings};
 
@@ -49,6 +53,7 @@ pub(super) struct Draft {
     pub(super) ionice: IoNice,
     pub(super) rate_limit: Option<NonZeroU64>,
     pub(super) object: ObjectSettings,
+    pub(super) receiver: ReceiverSettings,
 }
 
 /// One option.
@@ -299,6 +304,62 @@ pub const TABLE: &[Row] = &[
             Some(())
         },
     },
+    Row {
+        name: "allow-receiver",
+        help: "networks of the hosts that an SST address HOST:PORT may stream to",
+        allowed: "none, or networks and addresses such as 10.1.0.0/16, fd00::7, separated by commas",
+        default: "none",
+        set: |draft, text| networks(text).map(|allowed| draft.receiver.allowed = allowed),
+    },
+    Row {
+        name: "receiver-tls",
+        help: "whether receivers must prove who they are, and everything is encrypted on its way",
+        allowed: "on or off",
+        default: "on",
+        set: |draft, text| {
+            draft.receiver.tls = match text {
+                "on" => true,
+                "off" => false,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Row {
+        name: "receiver-ca",
+        help: "certificates of the authorities that sign those of receivers, in PEM",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.ca = path),
+    },
+    Row {
+        name: "receiver-token-file",
+        help: "file of the token that a receiver is shown, of mode 0600 or 0400",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.token_file = path),
+    },
+    Row {
+        name: "receiver-cert",
+        help: "certificate that a receiver is shown, in PEM",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.certificate = path),
+    },
+    Row {
+        name: "receiver-key",
+        help: "key of that certificate, in PEM",
+        allowed: "none, or an absolute path",
+        default: "none",
+        set: |draft, text| optional(text, absolute).map(|path| draft.receiver.key = path),
+    },
+    Row {
+        name: "receiver-stall-timeout",
+        help: "longest time that a receiver may take for anything: a piece of the archive, an answer, its disk's sync",
+        allowed: "a time such as 90s, 15min or 1h, at most 30d; a number alone means seconds",
+        default: "5min",
+        set: |draft, text| duration(text).map(|limit| draft.receiver.stall_timeout = limit),
+    },
 ];
 
 impl Default for Draft {
@@ -323,6 +384,7 @@ impl Default for Draft {
             ionice: IoNice::None,
             rate_limit: None,
             object: ObjectSettings::default(),
+            receiver: ReceiverSettings::default(),
         }
     }
 }
@@ -337,6 +399,15 @@ fn region(text: &str) -> Option<String> {
     ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
+/// Networks and single addresses, or the word for none of them.
+fn networks(text: &str) -> Option<Vec<IpNet>> {
+    if text == "none" {
+        return Some(Vec::new());
+    }
+    let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
+    text.split(',').map(|text| network(text.trim())).collect()
+}
+
 fn binlogs(text: &str) -> Option<Binlogs> {
     match text {
         "none" => Some(Binlogs::None),
@@ -347,7 +418,7 @@ fn binlogs(text: &str) -> Option<Binlogs> {
 }
 
 /// A number and a unit; more than none.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -382,6 +453,19 @@ mod tests {
         }
         for text in ["", "0", "0s", "s", "-1", "1.5h", "1w", "31d", "99999999999999999999h", "1h30", "1 h x"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_networks_or_addresses() {
+        let shown = |text: &str| networks(text).map(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(shown("none"), Some(Vec::new()));
+        let all = ["10.1.0.0/16", "192.0.2.7/32", "fd00::/8", "::1/128"];
+        assert_eq!(shown("10.1.0.0/16, 192.0.2.7,fd00::/8 ,::1"), Some(all.map(str::to_owned).to_vec()));
+        for text in
+            ["", "all", "10.1.0.0/33", "10.1.0.0/16,", "10.1.0.0 /16", "host", "10.1/16", "10.1.0.0/16 10.2.0.0/16"]
+        {
+            assert_eq!(networks(text), None, "{text}");
         }
     }
 

@@ -111,7 +111,7 @@ fn check_label(
 }
 
 /// The label as stored.
-fn label_text(label: &Label) -> Result<Vec<u8>> {
+pub(crate) fn label_text(label: &Label) -> Result<Vec<u8>> {
     let text = label.to_json()?;
     if text.len() as u64 > LABEL_LIMIT {
         return Err(Error::new(Class::Refused, format!("the label is larger than {LABEL_LIMIT} bytes")));
@@ -125,4 +125,4 @@ fn taken(id: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,10 +1,13 @@
 //! The SST address: which destination a request wants, written by whoever can reach the cluster's port.
 //!
-//! It can choose among the destinations that the operator configured and name the request, and nothing else: the names are
-//! types that cannot hold a path, a host or a character that means something to a shell.
+//! It can choose among the destinations that the operator configured, name a host that waits for the backup, and name the
+//! request, and nothing else: all of them are types that cannot hold a path or a character that means something to a shell.
+//! Whether such a host is allowed is decided elsewhere, by its addresses.
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 
@@ -13,16 +16,31 @@ use crate::error::{Class, Error, Result, printable};
 /// The longest name of a destination or a request.
 const LONGEST_NAME: usize = 64;
 
+/// The longest name of a host (RFC 1035).
+const LONGEST_HOST: usize = 253;
+
 /// How much of a bad address a message shows, in characters.
 const SHOWN: usize = 64;
 
 /// Where a request wants its backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Address {
-    /// The destination of that name; `None` is the default one.
-    pub destination: Option<DestinationName>,
+    /// Where the backup goes.
+    pub target: Target,
     /// The request's own id, kept in the label.
     pub request: Option<RequestId>,
+}
+
+/// What an address chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The default destination.
+    #[default]
+    Default,
+    /// The destination of that name.
+    Named(DestinationName),
+    /// A receiver that waits on a host.
+    Receiver(HostPort),
 }
 
 /// A destination's name: 1 to 64 of `A-Za-z0-9_-`.
@@ -33,8 +51,24 @@ pub struct DestinationName(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(String);
 
+/// A host, by name or address, and a port that is not 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    host: Host,
+    port: NonZeroU16,
+}
+
+/// Where a host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An address.
+    Ip(IpAddr),
+    /// A name: labels of `A-Za-z0-9-` with points between them, 253 bytes at most.
+    Name(String),
+}
+
 impl Address {
-    /// Reads `NAME`, `NAME/REQUEST`, `/REQUEST` or nothing.
+    /// Reads `NAME`, `NAME/REQUEST`, `/REQUEST`, `HOST:PORT`, `HOST:PORT/REQUEST` or nothing.
     pub fn parse(text: &OsStr) -> Result<Self> {
         let refused = |why: &str| Err(Error::new(Class::Refused, format!("the SST address {} {why}", quote(text))));
         let Some(address) = text.to_str() else {
@@ -43,20 +77,78 @@ impl Address {
         if address.is_empty() {
             return Ok(Self::default());
         }
-        if address.contains(':') {
-            return refused("asks for streaming to a waiting receiver, which is not allowed by this configuration");
-        }
-        let (name, request) = match address.split_once('/') {
-            Some((name, request)) => (name, Some(request)),
+        let (place, request) = match address.split_once('/') {
+            Some((place, request)) => (place, Some(request)),
             None => (address, None),
         };
-        let parsed = || -> Result<Self> {
-            Ok(Self {
-                destination: if name.is_empty() { None } else { Some(name.parse()?) },
-                request: request.map(str::parse).transpose()?,
-            })
+        let Ok(request) = request.map(str::parse).transpose() else {
+            return refused("ends in something that is not the id of a request");
         };
-        parsed().or_else(|_| refused("is not NAME, NAME/REQUEST or /REQUEST in letters, digits, `-` and `_`"))
+        if place.contains(':') {
+            let Ok(receiver) = place.parse() else {
+                return refused("is not HOST:PORT or HOST:PORT/REQUEST");
+            };
+            return Ok(Self { target: Target::Receiver(receiver), request });
+        }
+        let target = if place.is_empty() { Ok(Target::Default) } else { place.parse().map(Target::Named) };
+        match target {
+            Ok(target) => Ok(Self { target, request }),
+            Err(_) => refused("is not NAME, NAME/REQUEST or /REQUEST in letters, digits, `-` and `_`"),
+        }
+    }
+}
+
+impl HostPort {
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port.get()
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let plain = port.bytes().all(|byte| byte.is_ascii_digit());
+            let port = port.parse().ok().filter(|_| plain)?;
+            let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            let host = match inside {
+                Some(inside) => Host::Ip(IpAddr::V6(inside.parse::<Ipv6Addr>().ok()?)),
+                None => match host.parse::<Ipv4Addr>() {
+                    Ok(address) => Host::Ip(IpAddr::V4(address)),
+                    Err(_) => Host::Name(host_name(host)?.to_owned()),
+                },
+            };
+            Some(Self { host, port })
+        };
+        parsed().ok_or_else(|| Error::new(Class::Refused, format!("{} is not HOST:PORT", quote(OsStr::new(text)))))
+    }
+}
+
+/// A name whose last label is not a number: `127.1` and `0x7f000001` are addresses for some libraries.
+fn host_name(text: &str) -> Option<&str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next()?;
+    let named = last.starts_with(|c: char| c.is_ascii_alphabetic());
+    (text.len() <= LONGEST_HOST && named && text.split('.').all(label)).then_some(text)
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(address) => SocketAddr::new(*address, self.port()).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
     }
 }
 
@@ -121,7 +213,12 @@ mod tests {
 
     fn parse(text: &str) -> Result<(Option<String>, Option<String>)> {
         let address = Address::parse(OsStr::new(text))?;
-        Ok((address.destination.map(|name| name.to_string()), address.request.map(|id| id.to_string())))
+        let place = match address.target {
+            Target::Default => None,
+            Target::Named(name) => Some(name.to_string()),
+            Target::Receiver(receiver) => Some(receiver.to_string()),
+        };
+        Ok((place, address.request.map(|id| id.to_string())))
     }
 
     #[test]
@@ -132,6 +229,61 @@ mod tests {
         assert_eq!(parse("far/r-1.2_a").unwrap(), (some("far"), some("r-1.2_a")));
         assert_eq!(parse("/r1").unwrap(), (None, some("r1")));
         assert!(parse(&format!("{0}/{0}", "n".repeat(64))).is_ok());
+    }
+
+    #[test]
+    fn an_address_names_a_receiver_and_a_request() {
+        for (text, receiver, request) in [
+            ("10.0.0.1:4444", "10.0.0.1:4444", None),
+            ("[::1]:4444/mod", "[::1]:4444", Some("mod")),
+            ("backup.example-1.com:1/r", "backup.example-1.com:1", Some("r")),
+            ("host:65535", "host:65535", None),
+            ("[::ffff:10.0.0.1]:80", "[::ffff:10.0.0.1]:80", None),
+        ] {
+            assert_eq!(parse(text).unwrap(), (Some(receiver.to_owned()), request.map(str::to_owned)), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_receiver() {
+        for text in [
+            ":",
+            ":80",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:+80",
+            "host:80:80",
+            "::1:80",
+            "[::1]",
+            "[::1]80",
+            "[fe80::1%eth0]:80",
+            "[10.0.0.1]:80",
+            "user@host:80",
+            "host/../x:80",
+            "http://host:80",
+            "host:80/",
+            "host:80/../x",
+            "host:80/a/b",
+            "a..b:80",
+            ".host:80",
+            "host.:80",
+            "-host:80",
+            "ho_st:80",
+            "127.1:80",
+            "2130706433:80",
+            "0x7f000001:80",
+            "1.2.3.0x4:80",
+            "010.0.0.1:80",
+            "h\nx:80",
+            "h x:80",
+            "hé:80",
+            &format!("{}:80", "a".repeat(64)),
+            &format!("{}a:80", "a.".repeat(127)),
+        ] {
+            let error = Address::parse(OsStr::new(text)).unwrap_err();
+            assert_eq!(error.class(), Class::Refused, "{text}");
+        }
     }
 
     #[test]
@@ -168,15 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn streaming_has_an_error_of_its_own() {
-        for text in ["10.0.0.1:4444", "[::1]:4444/mod", "host:4444/r", ":", "a@b:1"] {
-            assert!(parse(text).unwrap_err().to_string().contains("waiting receiver"), "{text}");
-        }
-    }
-
-    #[test]
     fn ten_thousand_bytes_make_a_short_message() {
-        for text in ["n".repeat(10_000), "\n".repeat(10_000), "é".repeat(10_000)] {
+        for text in ["n".repeat(10_000), "\n".repeat(10_000), "é".repeat(10_000), "n".repeat(10_000) + ":80"] {
             let message = parse(&text).unwrap_err().to_string();
             assert!(message.chars().count() < 400 && message.contains(" bytes)"), "{message}");
         }
@@ -185,8 +330,21 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_accepted_holds_no_separator_and_no_dots(bytes in any::<Vec<u8>>()) {
-            if let Ok(Address { destination: Some(name), .. }) = Address::parse(OsStr::from_bytes(&bytes)) {
-                prop_assert!(!name.to_string().contains(['/', '.', ':', '\0']));
+            match Address::parse(OsStr::from_bytes(&bytes)).map(|address| address.target) {
+                Ok(Target::Named(name)) => prop_assert!(!name.to_string().contains(['/', '.', ':', '\0'])),
+                Ok(Target::Receiver(receiver)) => {
+                    let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+                    prop_assert!(receiver.to_string().chars().all(plain));
+                    prop_assert_eq!(receiver.to_string().parse::<HostPort>().unwrap(), receiver);
+                }
+                _ => {}
+            }
+        }
+
+        #[test]
+        fn a_receiver_that_is_printed_is_read_again(text in "[a-z0-9.-]{1,12}:[0-9]{1,5}") {
+            if let Ok(receiver) = text.parse::<HostPort>() {
+                prop_assert_eq!(receiver.to_string().parse::<HostPort>().unwrap(), receiver);
             }
         }
     }

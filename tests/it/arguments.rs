@@ -117,7 +117,7 @@ fn a_hostile_address_is_refused_and_shown_short() {
     {
         is_refused(Donor::new().arg("--address", address), Errno::EPERM, "the SST address");
     }
-    is_refused(Donor::new().arg("--address", "10.0.0.1:4444/x"), Errno::EPERM, "waiting receiver");
+    is_refused(Donor::new().arg("--address", "10.0.0.1:4444/x"), Errno::EPERM, "allow-receiver names no network");
     let outcome = Donor::new().arg("--address", &"x".repeat(10_000)).run().fails(Errno::EPERM).wire([]).published(0);
     assert!(outcome.stderr.lines().all(|line| line.len() < 500), "{}", outcome.stderr);
 }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod arguments;
+mod authority;
 mod bucket;
 mod clone;
 mod destination;
@@ -14,6 +15,7 @@ mod interruption;
 mod operator;
 mod outcome;
 mod precopy;
+mod receive;
 #[path = "../s3/mod.rs"]
 mod s3;
 mod sealed;

@@ -21,8 +21,9 @@ use crate::datadir::inventory::Inventory;
 use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
-use crate::store::{Destination, Location, Repository};
-use crate::wsrep::address::Address;
+use crate::receiver::client::Receiver;
+use crate::store::{Destination, Location};
+use crate::wsrep::address::{Address, Target};
 use crate::wsrep::request::Request;
 
 /// Nothing compresses a whole datadir to less than this part of it: with less free space a run can only fail.
@@ -63,7 +64,7 @@ pub(super) struct Prepared {
     pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
-    pub(super) destination: Box<dyn Repository>,
+    pub(super) destination: Box<dyn Destination>,
     /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
     pub(super) inventory: Inventory,
     /// How the files are held still.
@@ -82,8 +83,7 @@ impl Prepared {
         let Settings { address, config, variables } = settings;
         let recipients = config.recipients()?;
         let only_run = lock(&variables.datadir)?;
-        let location = config.destination(address.destination.as_ref())?;
-        let destination = open::repository(location, &config, environment, cancel)?;
+        let destination = choose(&address.target, &config, environment, cancel)?;
         destination.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
@@ -98,6 +98,21 @@ impl Prepared {
         }
         Ok(Self { address, config, recipients, variables, datadir, destination, inventory, plan, _only_run: only_run })
     }
+}
+
+/// What the SST address chooses, as far as the configuration allows it.
+fn choose(
+    target: &Target,
+    config: &Config,
+    environment: &Environment,
+    cancel: &Cancel,
+) -> Result<Box<dyn Destination>> {
+    let name = match target {
+        Target::Default => None,
+        Target::Named(name) => Some(name),
+        Target::Receiver(receiver) => return Ok(Box::new(Receiver::open(receiver, &config.receiver, cancel)?)),
+    };
+    Ok(open::repository(config.destination(name)?, config, environment, cancel)?)
 }
 
 /// The server may be moving what is looked at: then once more.

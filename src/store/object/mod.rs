@@ -8,7 +8,6 @@ mod archive;
 mod client;
 mod fault;
 mod parts;
-mod runtime;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -27,7 +26,6 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use self::archive::ObjectArchive;
 use self::client::Backend;
 use self::fault::{failed, is_missing, is_taken, is_unknown_condition};
-use self::runtime::Runtime;
 pub use self::settings::{Credentials, ObjectSettings};
 use super::location::ObjectUrl;
 use super::repository::{Repository, lost, not_found};
@@ -36,6 +34,10 @@ use crate::archive::label::{BackupId, Label};
 use crate::archive::read_at::ReadAt;
 use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
+use crate::runtime::Runtime;
+
+/// The option that bounds every wait.
+const STALL_TIMEOUT: &str = "stall-timeout";
 
 /// How many labels are fetched at once.
 const LABELS_AT_ONCE: usize = 16;
@@ -73,7 +75,7 @@ impl ObjectRepository {
         credentials: &Credentials,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let runtime = Runtime::start()?;
+        let runtime = Runtime::start("objects", STALL_TIMEOUT)?;
         let backend = {
             let _entered = runtime.handle().enter();
             client::client(url, settings, credentials)?

@@ -14,11 +14,11 @@ use object_store::multipart::PartId;
 use object_store::path::Path;
 use tokio::task::AbortHandle;
 
-use super::Remote;
 use super::fault::failed;
-use super::runtime::{LOOK, late};
 use super::settings::ObjectSettings;
+use super::{Remote, STALL_TIMEOUT};
 use crate::error::{Class, Error, Result};
+use crate::runtime::{LOOK, late};
 
 /// The most parts that S3 and Google take; Azure takes more.
 const MOST_PARTS: usize = 10_000;
@@ -211,7 +211,7 @@ impl Parts {
         let (mut state, _) = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
         self.check(&mut state)?;
         if !state.flying.is_empty() && state.moved.elapsed() > self.remote.settings.stall_timeout {
-            let late = late(self.remote.settings.stall_timeout);
+            let late = late(self.remote.settings.stall_timeout, STALL_TIMEOUT);
             return Err(Error::new(Class::Deadline, format!("cannot write \"{}\"", self.place)).because(late));
         }
         Ok(state)

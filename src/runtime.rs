@@ -13,20 +13,22 @@ use crate::cancel::Cancel;
 use crate::error::{Class, Error, Result};
 
 /// How often somebody who waits looks whether it still makes sense.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Runtime {
+pub(crate) struct Runtime {
     handle: Handle,
+    /// The option that says how long a wait may be, for messages.
+    limited_by: &'static str,
     /// Dropping it ends the thread.
     _stop: oneshot::Sender<()>,
 }
 
 impl Runtime {
-    /// Starts the thread.
-    pub(super) fn start() -> Result<Self> {
-        let failed = |cause| Error::io("start a thread for", "object stores", cause);
+    /// Starts a thread of that name; the option `limited_by` says how long its waits may be.
+    pub(crate) fn start(name: &str, limited_by: &'static str) -> Result<Self> {
+        let failed = |cause| Error::io("start a thread for", name, cause);
         let runtime = Builder::new_current_thread().enable_io().enable_time().build().map_err(failed)?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -36,17 +38,17 @@ impl Runtime {
             // A look-up of a name may hang in the system's library: nobody waits for it.
             runtime.shutdown_background();
         };
-        std::thread::Builder::new().name("objects".into()).spawn(run).map_err(failed)?;
-        Ok(Self { handle, _stop: stop })
+        std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
+        Ok(Self { handle, limited_by, _stop: stop })
     }
 
     /// Where tasks are started that nobody waits for by [`wait`](Self::wait).
-    pub(super) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
 
     /// Runs `work` to its end: an error of [`Class::Deadline`] after `limit`, and that of `cancel` if there is one.
-    pub(super) fn wait<T: Send + 'static>(
+    pub(crate) fn wait<T: Send + 'static>(
         &self,
         limit: Duration,
         cancel: Option<&Cancel>,
@@ -62,7 +64,7 @@ impl Runtime {
             match answered.recv_timeout(LOOK) {
                 Ok(value) => return Ok(value),
                 Err(RecvTimeoutError::Disconnected) => {
-                    break Error::new(Class::Io, "the object store's thread has ended");
+                    break Error::new(Class::Io, "the connections' thread has ended");
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -70,7 +72,7 @@ impl Runtime {
                 break stopped;
             }
             if started.elapsed() > limit {
-                break late(limit);
+                break late(limit, self.limited_by);
             }
         };
         task.abort();
@@ -78,10 +80,10 @@ impl Runtime {
     }
 }
 
-/// Nothing came to an end for too long.
-pub(super) fn late(limit: Duration) -> Error {
-    Error::new(Class::Deadline, format!("there was no answer for {} s (stall-timeout)", limit.as_secs_f32()))
-        .because(std::io::Error::from(nix::errno::Errno::ETIMEDOUT))
+/// Nothing came to an end for too long; the option `limited_by` says how long that is.
+pub(crate) fn late(limit: Duration, limited_by: &str) -> Error {
+    let text = format!("there was no answer for {} s ({limited_by})", limit.as_secs_f32());
+    Error::new(Class::Deadline, text).because(std::io::Error::from(nix::errno::Errno::ETIMEDOUT))
 }
 
 #[cfg(test)]
@@ -91,12 +93,13 @@ mod tests {
 
     #[test]
     fn a_wait_ends_with_the_work_at_its_deadline_or_when_the_run_is_stopped() {
-        let runtime = Runtime::start().unwrap();
+        let runtime = Runtime::start("test", "some-timeout").unwrap();
         let hour = Duration::from_secs(3600);
         assert_eq!(runtime.wait(hour, None, async { 7 }).unwrap(), 7);
         let slow = || tokio::time::sleep(Duration::from_secs(3600));
         let error = runtime.wait(Duration::from_millis(1), None, async move { slow().await }).unwrap_err();
         assert_eq!(error.class(), Class::Deadline);
+        assert!(error.to_string().contains("some-timeout"), "{error}");
         let cancel = Cancel::default();
         cancel.raise(Reason::ServerGone);
         let error = runtime.wait(hour, Some(&cancel), async move { slow().await }).unwrap_err();
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn work_that_nobody_waits_for_is_dropped() {
-        let runtime = Runtime::start().unwrap();
+        let runtime = Runtime::start("test", "some-timeout").unwrap();
         let (held, dropped) = bounded::<()>(0);
         let work = async move {
             tokio::time::sleep(Duration::from_secs(3600)).await;
