@@ -10,11 +10,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::write;
 
+use super::session::Continued;
 use crate::error::Error;
 use crate::{log, sys};
 
-/// Lets the server go on and ends this process with the errno of `why`.
-pub fn let_go(why: &Error) {
+/// Lets the server go on and ends this process with the errno of `why`; returns if the server was let go already.
+pub fn let_go(why: &Error, continued: &Continued) {
+    if !continued.claim() {
+        return;
+    }
     say(std::io::stdout().as_fd(), "continue\n");
     let text = format!("{why}, and the run did not stop by itself: the server was let go by force, there is no backup");
     say(std::io::stderr().as_fd(), &log::donor_error(&text));

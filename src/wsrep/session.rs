@@ -39,6 +39,8 @@
 //! ```
 
 use std::io::{Stdout, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::answer::{Answer, Answers, Position};
@@ -52,11 +54,24 @@ const POLL: Duration = Duration::from_millis(2);
 /// The longest line with its newline: the server's buffer less its zero byte.
 const LONGEST_LINE: usize = 127;
 
+/// Whether the server was told to go on: shared with the [last resort](super::last_resort), so that it is told once.
+#[derive(Clone, Debug, Default)]
+pub struct Continued(Arc<AtomicBool>);
+
+impl Continued {
+    /// True for the first who wants to tell the server to go on, and for nobody after that.
+    pub fn claim(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
 /// The dialogue with the server in one of its states.
 #[derive(Debug)]
 pub struct Session<State, Out: Write = Stdout> {
     out: Out,
     progress: u32,
+    /// Whether `continue` was said, by whomever.
+    continued: Continued,
     state: State,
 }
 
@@ -89,7 +104,7 @@ impl Session<Idle> {
 impl<Out: Write> Session<Idle, Out> {
     /// A dialogue on any writer.
     pub fn new(out: Out, progress: u32) -> Self {
-        Self { out, progress, state: Idle(()) }
+        Self { out, progress, continued: Continued::default(), state: Idle(()) }
     }
 
     /// Asks the server to hold its files still, and waits until it does.
@@ -114,7 +129,12 @@ impl<Out: Write> Session<Idle, Out> {
             };
             cancel.sleep(left.min(POLL))?;
         };
-        let session = Session { out: self.out, progress: self.progress, state: Frozen { answers, position } };
+        let session = Session {
+            out: self.out,
+            progress: self.progress,
+            continued: self.continued,
+            state: Frozen { answers, position },
+        };
         session.cross_check()?;
         Ok(session)
     }
@@ -122,7 +142,12 @@ impl<Out: Write> Session<Idle, Out> {
     /// Tells the server that a joiner needs no files: all is left to incremental transfer.
     pub fn bypass(mut self, position: Position) -> Result<Session<Released, Out>> {
         self.say("continue")?;
-        Ok(Session { out: self.out, progress: self.progress, state: Released { answers: None, position } })
+        Ok(Session {
+            out: self.out,
+            progress: self.progress,
+            continued: self.continued,
+            state: Released { answers: None, position },
+        })
     }
 }
 
@@ -130,6 +155,11 @@ impl<Out: Write> Session<Frozen, Out> {
     /// The exact position of the files that stand still.
     pub fn position(&self) -> &Position {
         &self.state.position
+    }
+
+    /// For whoever lets the server go if this thread cannot.
+    pub fn continued(&self) -> Continued {
+        self.continued.clone()
     }
 
     /// Asks both witnesses again: the server's answer and `grastate.dat` must still say the same position.
@@ -156,10 +186,18 @@ impl<Out: Write> Session<Frozen, Out> {
 
     /// Lets the server go on.
     pub fn thaw(mut self) -> Result<Session<Released, Out>> {
+        if !self.continued.claim() {
+            return Err(Error::new(Class::Deadline, "the server was let go by force"));
+        }
         self.say("continue")?;
         let Frozen { answers, position } = self.state;
         answers.files().clear()?;
-        Ok(Session { out: self.out, progress: self.progress, state: Released { answers: Some(answers), position } })
+        Ok(Session {
+            out: self.out,
+            progress: self.progress,
+            continued: self.continued,
+            state: Released { answers: Some(answers), position },
+        })
     }
 
     /// Lets the server go on although there will be no backup: without `done` and with our exit status it counts the
@@ -167,6 +205,9 @@ impl<Out: Write> Session<Frozen, Out> {
     ///
     /// The server would go on when this process ends; but a process that waits for a dead disk does not end.
     pub fn abandon(mut self) {
+        if !self.continued.claim() {
+            return;
+        }
         // If the server does not listen, or its files cannot be removed, the failure that led here is the one to tell.
         if self.say("continue").and_then(|()| self.state.answers.files().clear()).is_err() {
             tracing::debug!("the server could not be told to go on");
@@ -233,7 +274,7 @@ mod tests {
     use crate::wsrep::grastate;
     use std::io;
     use std::path::Path;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     const UUID: &str = "6d3f9a04-1234-11ef-8000-0242ac120002";
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -371,6 +412,20 @@ mod tests {
         freeze(&server, answers, PATIENCE).unwrap().abandon();
         assert_eq!(server.said(), "flush tables\ncontinue\n");
         assert!(names(datadir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_was_let_go_by_force_is_not_let_go_again() {
+        let datadir = tempfile::tempdir().unwrap();
+        let server = Server::answering(datadir.path(), "tables_flushed", format!("{UUID}:7 0\n"));
+        let frozen = || freeze(&server, answers(datadir.path()), PATIENCE).unwrap();
+        let session = frozen();
+        assert!(session.continued().claim() && !session.continued().claim());
+        assert_eq!(session.thaw().unwrap_err().class(), Class::Deadline);
+        let session = frozen();
+        assert!(session.continued().claim());
+        session.abandon();
+        assert_eq!(server.said(), "flush tables\nflush tables\n");
     }
 
     #[test]

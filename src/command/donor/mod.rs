@@ -97,7 +97,8 @@ pub fn run(args: Vec<OsString>, environment: &Environment) -> Result<()> {
     let asked = Instant::now();
     let session = session.freeze(answers, config.flush_timeout, &cancel)?;
     let opened = Instant::now();
-    watch.window_opened(config.frozen_limit, Box::new(last_resort::let_go));
+    let continued = session.continued();
+    watch.window_opened(config.frozen_limit, Box::new(move |why| last_resort::let_go(why, &continued)));
     report::frozen(session.position(), opened - asked);
     let held = hold(session, settling, &mut live, &prepared, &cancel);
     watch.window_closed();
