@@ -155,7 +155,7 @@ pub const TABLE: &[Row] = &[
         name: "source",
         help: "how the files are held still",
         allowed: "auto, clone, precopy or locked",
-        default: "locked",
+        default: "auto",
         set: |draft, text| SourceChoice::parse(text).map(|source| draft.source = source),
     },
     Row {
@@ -375,7 +375,7 @@ impl Default for Draft {
             binlogs: Binlogs::default(),
             frozen_limit: Duration::from_secs(3600),
             flush_timeout: Duration::from_secs(600),
-            source: SourceChoice::Locked,
+            source: SourceChoice::Auto,
             clone_reserve: Reserve::Percent(5),
             precopy_passes: 5,
             precopy_quiet: Duration::from_secs(30),

@@ -324,19 +324,25 @@ impl<'a> Settling<'a> {
         for key in &difference.gone {
             self.forget(key)?;
         }
-        let changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
-        if let Some(time) = changed.iter().filter_map(|found| self.until_old(found, files.now())).max() {
-            files.wait(time)?;
-        }
+        let mut changed: Vec<&Found> = difference.changed.iter().filter_map(|at| inventory.files.get(*at)).collect();
+        // While the old ones are copied the young ones grow old.
+        let now = files.now();
+        changed.sort_by_key(|found| self.until_old(found, now));
         let (redo, others): (Vec<&Found>, Vec<&Found>) =
-            changed.into_iter().partition(|found| found.class == FileClass::Redo);
+            changed.iter().partition(|found| found.class == FileClass::Redo);
         self.copy_turn(files, &others)?;
         self.copy_turn(files, &redo)?;
-        Ok(())
+        // A directory is as old as the next survey finds it.
+        let directories = changed.iter().filter(|found| found.kind == EntryKind::Directory);
+        match directories.filter_map(|found| self.until_old(found, files.now())).max() {
+            Some(time) => files.wait(time),
+            None => Ok(()),
+        }
     }
 
     /// Copies `batch`; all copies are complete when it returns, with those that are shorter than they should be.
-    fn copy_turn(&mut self, files: &dyn Files, batch: &[&Found]) -> Result<Vec<Key>> {
+    /// A file that is young is waited for; a pass before the window has none.
+    fn copy_turn(&mut self, files: &mut dyn Files, batch: &[&Found]) -> Result<Vec<Key>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -345,6 +351,11 @@ impl<'a> Settling<'a> {
             self.cancel.check()?;
             // What is in a directory was copied, so to speak, by the survey that listed it.
             let directory = found.kind == EntryKind::Directory;
+            // A log table never grows old, and need not.
+            let waits = !directory && found.class != FileClass::LogTable;
+            if let Some(time) = self.until_old(found, files.now()).filter(|_| waits) {
+                files.wait(time)?;
+            }
             let copied = if directory { self.asked } else { files.now() };
             let young = self.until_old(found, copied).is_some();
             self.copy(found, young)?;

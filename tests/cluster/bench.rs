@@ -312,7 +312,7 @@ impl Bench<'_> {
         std::fs::create_dir_all(out).expect("a repository");
         own(out);
         let options = self.lab.dir.join("bench.cnf");
-        let group = format!("[mysqld]\n[wsrep_sst_backup]\nrepository={}\n{option}\n", text(out));
+        let group = format!("[mysqld]\n[wsrep_sst_backup]\nrepository={}\nsource=locked\n{option}\n", text(out));
         std::fs::write(&options, group).expect("an option file");
         let (mut command, report) = self.timed();
         command.args(["setpriv", "--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "--"]).arg(&self.lab.program);

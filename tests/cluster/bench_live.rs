@@ -165,8 +165,11 @@ impl Bench<'_> {
         ];
         let mut longest = vec![Vec::new(); ways.len()];
         let mut stood = vec![Vec::new(); ways.len()];
-        for _ in 0..self.turns {
-            for (at, (name, way)) in ways.iter().enumerate() {
+        for turn in 0..self.turns {
+            // Each turn begins with another way, because each leaves the server's pages as the next one finds them.
+            for step in 0..ways.len() {
+                let at = (turn + step) % ways.len();
+                let (name, way) = &ways[at];
                 let client = Client::start(site.node.session());
                 stood[at].extend(way(&site));
                 longest[at].push(client.stop());

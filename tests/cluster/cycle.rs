@@ -48,7 +48,9 @@ pub fn full_cycle(lab: &Lab, name: &str, options: Options) -> Label {
 }
 
 pub fn a_restored_node_joins_by_ist_under_writes(lab: &Lab) {
-    full_cycle(lab, "cycle", Options::default());
+    let backup = vec!["source=locked".to_owned()];
+    let label = full_cycle(lab, "cycle", Options { backup, ..Options::default() });
+    assert_eq!(label.text("source"), "locked");
 }
 
 pub fn an_archive_unpacked_with_tar_joins_by_ist(lab: &Lab) {
