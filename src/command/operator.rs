@@ -1,9 +1,9 @@
 //! What a person asked for: settings, the repository, and the command.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use super::output::Output;
-use super::{Context, extract, list, open, restore, show, verify};
+use super::{Context, copy, extract, list, open, restore, show, verify};
 use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
 use crate::cli::{Cli, Command, Global};
@@ -18,7 +18,15 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
     let cancel = Cancel::default();
     let _watch = Watch::start(&cancel, None)?;
     let config = settings(&cli.global, environment, &cancel)?;
-    let repository = open::repository(&config.repository, &config, environment, &cancel)?;
+    let open = |place: Option<&OsStr>| {
+        let location = place.map_or_else(|| Ok(config.repository.clone()), |place| config.place(place))?;
+        open::repository(&location, &config, environment, &cancel)
+    };
+    let place = match &cli.command {
+        Command::Copy(args) => args.from.as_ref().or(cli.global.repository.as_ref()),
+        _ => cli.global.repository.as_ref(),
+    };
+    let repository = open(place.map(|place| place.as_os_str()))?;
     let keys = Identities::read(cli.command.identities(), &cancel)?;
     let (workers, now) = (config.workers, sys::now());
     let context = Context { repository: &*repository, keys: &keys, workers, cancel: &cancel, now };
@@ -29,6 +37,7 @@ pub fn run(cli: &Cli, environment: &Environment) -> Result<()> {
         Command::Verify(args) => verify::run(args, &context, &mut output),
         Command::Restore(args) => restore::run(args, &context, &mut output),
         Command::Extract(args) => extract::run(args, &context, &mut output),
+        Command::Copy(args) => copy::run(args, &context, &*open(Some(args.to.as_os_str()))?, &mut output),
     }
 }
 
@@ -40,12 +49,6 @@ fn settings(global: &Global, environment: &Environment, cancel: &Cancel) -> Resu
     };
     let files = OptionFiles::of_host(environment, &defaults);
     let mut flags: Vec<(&str, OsString)> = Vec::new();
-    if let Some(repository) = &global.repository {
-        // A person may mean a directory below the one they stand in; a server never does.
-        let is_url = repository.to_string_lossy().contains("://");
-        let absolute = if is_url { None } else { std::path::absolute(repository).ok() };
-        flags.push(("repository", absolute.unwrap_or_else(|| repository.clone()).into()));
-    }
     if let Some(workers) = global.workers {
         flags.push(("workers", workers.to_string().into()));
     }

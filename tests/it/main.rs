@@ -18,5 +18,6 @@ mod precopy;
 mod s3;
 mod sealed;
 mod server;
+mod several;
 mod small_disk;
 mod tree;

@@ -21,7 +21,7 @@ use crate::datadir::inventory::Inventory;
 use crate::datadir::survey::{Datadir, Options};
 use crate::datadir::variables::ServerVariables;
 use crate::error::{Class, Error, Result};
-use crate::store::{Destination, Location, Repository};
+use crate::store::{Destination, Location};
 use crate::wsrep::address::Address;
 use crate::wsrep::request::Request;
 
@@ -63,7 +63,7 @@ pub(super) struct Prepared {
     pub(super) recipients: Recipients,
     pub(super) variables: ServerVariables,
     pub(super) datadir: Datadir,
-    pub(super) destination: Box<dyn Repository>,
+    pub(super) destination: Box<dyn Destination>,
     /// The files as they are before the window: for progress, for space, and to see that all of them can be read.
     pub(super) inventory: Inventory,
     /// How the files are held still.
@@ -82,8 +82,7 @@ impl Prepared {
         let Settings { address, config, variables } = settings;
         let recipients = config.recipients()?;
         let only_run = lock(&variables.datadir)?;
-        let location = config.destination(address.destination.as_ref())?;
-        let destination = open::repository(location, &config, environment, cancel)?;
+        let destination = open::destination(address.destination.as_ref(), &config, environment, cancel)?;
         destination.probe_writable()?;
         let options = Options { binlogs: config.binlogs, leave_out: of_backups(&config, &*destination) };
         let datadir = Datadir::open(&variables, &options)?;
@@ -113,12 +112,13 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
 
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
 fn of_backups(config: &Config, chosen: &dyn Destination) -> Vec<PathBuf> {
-    let configured = config.destinations.values().chain([&config.repository]);
+    let configured = config.destinations.values().chain([&config.repository]).chain(&config.further);
     let directory = |location: &Location| match location {
-        Location::Directory(path) => Some(path.clone()),
-        Location::Object(_) => None,
+        // As it is written, and as it is found: a link may lead into the datadir.
+        Location::Directory(path) => [Some(path.clone()), path.canonicalize().ok()],
+        Location::Object(_) => [None, None],
     };
-    configured.filter_map(directory).chain(chosen.local_path().map(Path::to_owned)).collect()
+    configured.flat_map(directory).flatten().chain(chosen.local_path().map(Path::to_owned)).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.
