@@ -64,7 +64,7 @@ fn damage_is_not_copied() {
     for name in ["archive.tar.zst", "manifest.json.zst"] {
         for change in [
             (|bytes| bytes[20] ^= 1) as fn(&mut Vec<u8>),
-            |bytes| drop(bytes.pop()),
+            |bytes| bytes.truncate(bytes.len() - 1),
             |bytes| bytes.push(0),
             |bytes| bytes.clear(),
         ] {

@@ -198,11 +198,14 @@ fn a_backup_that_cannot_be_taken_away_again_is_named() {
     assert!(named > 2, "only {named} failures to remove were seen");
 }
 
+/// Tells that a write hangs, and hears that it may go on.
+type Ends = Arc<std::sync::Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>>;
+
 /// A directory whose sink does something else with the bytes; tells when an upload into it is dropped.
 #[derive(Debug)]
 struct Odd {
     inner: LocalRepository,
-    hangs: Option<Arc<std::sync::Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>,
+    hangs: Option<Ends>,
     aborted: Arc<AtomicBool>,
 }
 
@@ -211,7 +214,7 @@ struct OddUpload(Arc<AtomicBool>);
 
 struct FullSink;
 
-struct HangingSink(Arc<std::sync::Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>>);
+struct HangingSink(Ends);
 
 impl Write for FullSink {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
