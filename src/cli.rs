@@ -36,8 +36,9 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Global {
-    /// The directory or the bucket that holds the backups [default: the option file's, else /var/backups/wsrep_sst_backup].
-    #[arg(long, global = true, value_name = "DIR|URL")]
+    /// The directory or the bucket that holds the backups, or a destination's name [default: the option file's, the first of
+    /// several, else /var/backups/wsrep_sst_backup].
+    #[arg(long, global = true, value_name = "DIR|URL|NAME")]
     pub repository: Option<PathBuf>,
     /// Print one JSON document instead of tables and sentences.
     #[arg(long, global = true)]
@@ -97,6 +98,11 @@ pub enum Command {
   wsrep_sst_backup extract latest shop --to /tmp/shop
   wsrep_sst_backup extract latest ibdata1 mysql/user.frm --to /tmp/files")]
     Extract(ExtractArgs),
+    /// Copy a backup into another repository, as it is stored: an encrypted one needs no key.
+    #[command(after_help = "Examples:
+  wsrep_sst_backup copy latest --to offsite
+  wsrep_sst_backup copy 20261122T10 --from s3://backups/galera --to /mnt/backups")]
+    Copy(CopyArgs),
     /// Wait for backups that donors stream to this host, and put them into the repository.
     #[command(after_help = "Examples:
   openssl rand -hex 32 | install -m 0600 /dev/stdin /etc/wsrep_sst_backup.token
@@ -177,6 +183,20 @@ pub struct ExtractArgs {
     pub keys: KeyArgs,
 }
 
+/// Arguments of `copy`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CopyArgs {
+    /// The backup: its id, the beginning of it, or `latest`.
+    #[arg(value_name = "ID|latest")]
+    pub id: String,
+    /// Where it is [default: the repository].
+    #[arg(long, value_name = "DIR|URL|NAME", conflicts_with = "repository")]
+    pub from: Option<PathBuf>,
+    /// Where it is to be as well: never in the place of a backup of that name.
+    #[arg(long, value_name = "DIR|URL|NAME")]
+    pub to: PathBuf,
+}
+
 /// The private keys of a command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct KeyArgs {
@@ -189,7 +209,7 @@ impl Command {
     /// The files with private keys that were named.
     pub fn identities(&self) -> &[PathBuf] {
         match self {
-            Command::List | Command::Receive(_) => &[],
+            Command::List | Command::Copy(_) | Command::Receive(_) => &[],
             Command::Show(args) => &args.keys.identities,
             Command::Verify(args) => &args.keys.identities,
             Command::Restore(args) => &args.keys.identities,
@@ -316,6 +336,8 @@ mod tests {
             "w receive --listen 127.0.0.1:0 --max-uploads 0",
             "w receive --listen 127.0.0.1:0 --max-size some",
             "w receive --listen 127.0.0.1:0 --stall-timeout 0",
+            "w copy latest",
+            "w copy latest --from /a --to /b --repository /c",
             "w",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -1,5 +1,6 @@
 //! The use-cases, one file each.
 
+pub mod copy;
 pub mod donor;
 pub mod extract;
 #[cfg(test)]

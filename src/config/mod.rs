@@ -24,11 +24,12 @@ use crate::archive::seal::{Recipient, Recipients};
 use crate::datadir::binlog::Binlogs;
 use crate::error::{Class, Error, Result, printable};
 use crate::receiver::client::ReceiverSettings;
-use crate::store::location::Location;
+use crate::store::Policy;
+use crate::store::location::{Location, absolute};
 use crate::store::object::ObjectSettings;
 use crate::wsrep::address::DestinationName;
 use choice::{IoNice, Release, Reserve, SourceChoice};
-use options::{Draft, TABLE};
+use options::{Draft, Place, TABLE};
 use print_defaults::Setting;
 
 /// The group of option files that is ours.
@@ -49,8 +50,12 @@ const ALIKE: f64 = 0.75;
 /// Everything that can be set, valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The default destination.
+    /// The default destination, the first of several.
     pub repository: Location,
+    /// The others, which take the same backup.
+    pub further: Vec<Location>,
+    /// How many of them must hold it.
+    pub policy: Policy,
     /// Destinations that an SST address can choose by name.
     pub destinations: BTreeMap<DestinationName, Location>,
     /// How new backups are compressed.
@@ -135,9 +140,29 @@ impl Config {
         Recipients::new(keys)
     }
 
-    /// The destination that an SST address chooses.
-    pub fn destination(&self, name: Option<&DestinationName>) -> Result<&Location> {
-        let Some(name) = name else { return Ok(&self.repository) };
+    /// The places of the destination that an SST address chooses; one at least.
+    pub fn destination(&self, name: Option<&DestinationName>) -> Result<Vec<&Location>> {
+        let Some(name) = name else { return Ok([&self.repository].into_iter().chain(&self.further).collect()) };
+        self.named(name).map(|location| vec![location])
+    }
+
+    /// The one place that an operator means: a destination by its name, a URL, or a directory, which may be relative.
+    pub fn place(&self, text: &OsStr) -> Result<Location> {
+        let shown = text.to_string_lossy();
+        if let Some(location) = shown.parse().ok().and_then(|name: DestinationName| self.destinations.get(&name)) {
+            return Ok(location.clone());
+        }
+        let found = match text.to_str() {
+            Some(url) if url.contains("://") => Location::parse(url),
+            // A person may mean a directory below the one they stand in; a server never does.
+            _ => std::path::absolute(text).ok().filter(|path| is_plain(path)).map(Location::Directory),
+        };
+        found.ok_or_else(|| {
+            Error::new(Class::Config, format!("{} is neither a destination's name nor a path nor a URL", quote(shown)))
+        })
+    }
+
+    fn named(&self, name: &DestinationName) -> Result<&Location> {
         self.destinations.get(name).ok_or_else(|| {
             Error::new(Class::Config, format!("there is no destination \"{name}\"")).hint(format!(
                 "name it in an option file: `destination.{name} = /directory` or a URL in group [{GROUP}]"
@@ -184,8 +209,12 @@ impl Resolving {
             let text = format!("the endpoint {} is spoken to in the clear", quote(endpoint.as_str()));
             return Err(Error::new(Class::Config, text).hint("use https, or say `allow-http = yes` if that is meant"));
         }
+        let mut places = named_places(draft.repository, &destinations)?.into_iter();
+        let none = || Error::new(Class::Config, "repository names no place");
         Ok(Config {
-            repository: draft.repository,
+            repository: places.next().ok_or_else(none)?,
+            further: places.collect(),
+            policy: draft.policy,
             destinations,
             codec: Codec::new(&draft.compress, draft.compress_level)
                 .map_err(|cause| Error::new(Class::Config, "compress and compress-level do not fit").because(cause))?,
@@ -207,6 +236,30 @@ impl Resolving {
             object: draft.object,
         })
     }
+}
+
+/// What `repository` lists, each once.
+fn named_places(listed: Vec<Place>, destinations: &BTreeMap<DestinationName, Location>) -> Result<Vec<Location>> {
+    let mut places: Vec<Location> = Vec::new();
+    for place in listed {
+        let location = match place {
+            Place::Location(location) => location,
+            Place::Name(name) => destinations.get(&name).cloned().ok_or_else(|| {
+                let text = format!("repository names {}, and there is no destination.{name}", quote(&name));
+                Error::new(Class::Config, text).hint("it takes an absolute path, a URL, or the NAME of a destination")
+            })?,
+        };
+        if places.contains(&location) {
+            return Err(Error::new(Class::Config, format!("repository names {} twice", quote(&location))));
+        }
+        places.push(location);
+    }
+    Ok(places)
+}
+
+/// Without `..` and without characters that would disturb a message.
+fn is_plain(path: &std::path::Path) -> bool {
+    path.to_str().is_none_or(|text| absolute(text).is_some())
 }
 
 impl Origin {
@@ -304,7 +357,7 @@ mod tests {
             ("compress", "lz4", "zstd, gzip or none"),
             ("compress-level", "x", "1 to 19"),
             ("frozen-limit", "soon", "a time such as"),
-            ("repository", "relative", "an absolute path"),
+            ("repository", "./relative", "an absolute path"),
             ("source", "snapshot", "auto, clone, precopy or locked"),
             ("clone-reserve", "101%", "a part of the data such as 5%"),
             ("precopy-passes", "0", "1 to 100"),
@@ -377,9 +430,9 @@ mod tests {
         let config =
             from_file(&[("destination.far_1", "/mnt/far"), ("destination.Near", "s3://near/galera/")]).unwrap();
         let name = |text: &str| text.parse::<DestinationName>().unwrap();
-        assert_eq!(*config.destination(Some(&name("far_1"))).unwrap(), directory("/mnt/far"));
-        assert_eq!(config.destination(Some(&name("Near"))).unwrap().to_string(), "s3://near/galera");
-        assert_eq!(*config.destination(None).unwrap(), config.repository);
+        assert_eq!(config.destination(Some(&name("far_1"))).unwrap(), [&directory("/mnt/far")]);
+        assert_eq!(config.destination(Some(&name("Near"))).unwrap()[0].to_string(), "s3://near/galera");
+        assert_eq!(config.destination(None).unwrap(), [&config.repository]);
         assert_eq!(config.destination(Some(&name("near"))).unwrap_err().class(), Class::Config);
         for (key, value) in [
             ("destination.", "/x"),
@@ -389,6 +442,44 @@ mod tests {
             ("destination", "/x"),
         ] {
             assert_eq!(from_file(&[(key, value)]).unwrap_err().class(), Class::Config, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_repository_may_be_several_places_and_names_among_them() {
+        let config = from_file(&[
+            ("destination.far", "s3://far/galera"),
+            ("repository", "/near, far,gs://third"),
+            ("repository-policy", "any"),
+        ]);
+        let config = config.unwrap();
+        let places: Vec<String> = config.destination(None).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(places, ["/near", "s3://far/galera", "gs://third"]);
+        assert_eq!(config.policy, Policy::Any);
+        assert_eq!(from_file(&[]).unwrap().policy, Policy::All);
+        for (repository, says) in [
+            ("/near,", "repository cannot have the value"),
+            ("/near,absent", "there is no destination.absent"),
+            ("/near,/near", "names \"/near\" twice"),
+            ("s3://far/galera,far", "names \"s3://far/galera\" twice"),
+        ] {
+            let error = from_file(&[("destination.far", "s3://far/galera"), ("repository", repository)]).unwrap_err();
+            assert!(error.class() == Class::Config && error.to_string().contains(says), "{error}");
+        }
+        assert!(from_file(&[("repository-policy", "most")]).is_err());
+    }
+
+    #[test]
+    fn an_operator_names_a_destination_a_url_or_a_directory() {
+        let config = from_file(&[("destination.far", "s3://far/galera")]).unwrap();
+        let place = |text: &str| config.place(OsStr::new(text)).map(|location| location.to_string());
+        assert_eq!(place("far").unwrap(), "s3://far/galera");
+        assert_eq!(place("gs://bucket").unwrap(), "gs://bucket");
+        assert_eq!(place("/srv").unwrap(), "/srv");
+        let below = std::path::absolute("near").unwrap();
+        assert_eq!(place("near").unwrap(), below.to_str().unwrap());
+        for wrong in ["", "ftp://x/y", "s3://X", "/srv/../etc", "a\nb"] {
+            assert_eq!(place(wrong).unwrap_err().class(), Class::Config, "{wrong}");
         }
     }
 

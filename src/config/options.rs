@@ -11,8 +11,10 @@ use super::choice::{self, IoNice, Release, Reserve, SourceChoice};
 use crate::archive::seal::Recipient;
 use crate::datadir::binlog::Binlogs;
 use crate::receiver::client::ReceiverSettings;
+use crate::store::Policy;
 use crate::store::location::{Location, absolute};
 use crate::store::object::settings::{Endpoint, LEAST_PART_BYTES, MOST_PARALLEL, MOST_PART_BYTES, ObjectSettings};
+use crate::wsrep::address::DestinationName;
 
 /// How long it takes, in seconds, to reach the bound of every duration here: 30 days.
 const LONGEST_SECONDS: u64 = 30 * 24 * 3600;
@@ -35,7 +37,8 @@ const MOST_PRECOPY_PASSES: u32 = 100;
 /// The values as they are collected, each already valid by itself.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
-    pub(super) repository: Location,
+    pub(super) repository: Vec<Place>,
+    pub(super) policy: Policy,
     pub(super) compress: String,
     pub(super) compress_level: Option<u8>,
     pub(super) recipients: Vec<Recipient>,
@@ -54,6 +57,19 @@ pub(super) struct Draft {
     pub(super) rate_limit: Option<NonZeroU64>,
     pub(super) object: ObjectSettings,
     pub(super) receiver: ReceiverSettings,
+}
+
+/// Where a backup goes: a place, or the name of one.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Location(Location),
+    Name(DestinationName),
+}
+
+impl Place {
+    fn parse(text: &str) -> Option<Self> {
+        Location::parse(text).map(Self::Location).or_else(|| text.parse().ok().map(Self::Name))
+    }
 }
 
 /// One option.
@@ -75,10 +91,20 @@ pub struct Row {
 pub const TABLE: &[Row] = &[
     Row {
         name: "repository",
-        help: "directory that holds the backups, or a part of a bucket",
-        allowed: "an absolute path, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX",
+        help: "directory that holds the backups, or a part of a bucket; several take the same backup",
+        allowed: "an absolute path, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or the NAME of a destination.NAME; several separated by commas",
         default: "/var/backups/wsrep_sst_backup",
-        set: |draft, text| Location::parse(text).map(|location| draft.repository = location),
+        set: |draft, text| {
+            draft.repository = text.split(',').map(|place| Place::parse(place.trim())).collect::<Option<_>>()?;
+            Some(())
+        },
+    },
+    Row {
+        name: "repository-policy",
+        help: "how many of several repositories must hold a backup for the run to succeed",
+        allowed: "all or any",
+        default: "all",
+        set: |draft, text| Policy::parse(text).map(|policy| draft.policy = policy),
     },
     Row {
         name: "compress",
@@ -366,7 +392,8 @@ impl Default for Draft {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
-            repository: Location::Directory("/var/backups/wsrep_sst_backup".into()),
+            repository: vec![Place::Location(Location::Directory("/var/backups/wsrep_sst_backup".into()))],
+            policy: Policy::default(),
             compress: "zstd".to_owned(),
             compress_level: None,
             recipients: Vec::new(),

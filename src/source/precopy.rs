@@ -38,6 +38,9 @@ use crate::cancel::Cancel;
 use crate::datadir::inventory::Found;
 use crate::error::Result;
 
+/// How long a file must not have been changed in any way to be cloned ahead by a clone that waits for writes.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// How long to wait when the files move so that they cannot be looked at.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
@@ -104,11 +107,13 @@ pub fn precopy(settling: &mut Settling<'_>, files: &mut dyn Files, limits: Limit
 /// Clones what can be cloned, in one pass; right before the server is asked to hold still.
 ///
 /// One pass: what it misses costs the window no more than a clone. If the files move so that they cannot be looked at,
-/// all of them are left to the window. `quiet` is as in [`Limits`].
+/// all of them are left to the window. `quiet` is as in [`Limits`], for clones that do not wait for writes.
 pub fn clone_ahead(settling: &mut Settling<'_>, files: &mut dyn Files, quiet: Duration) -> Result<()> {
-    let clock = Clock::new(quiet);
     let worth = |found: &Found, now: Stamp, held: &dyn Held| match found.kind {
-        EntryKind::File if held.is_cloned(found) && is_idle(found, now) => worth(found, clock, now),
+        EntryKind::File if held.is_cloned(found) && is_idle(found, now) => {
+            let margin = if held.waits_for_writes(found) { RECENT } else { quiet };
+            worth(found, Clock::new(margin), now)
+        }
         EntryKind::File | EntryKind::Directory => Worth::Never,
     };
     if let Some(ahead) = settling.copy_ahead(files, &worth)? {

@@ -1,12 +1,14 @@
 //! Where backups are kept: published whole or not at all, listed, read back.
 //!
 //! A [`Destination`] takes backups, a [`Repository`] gives them back as well. The commands know these two and [`Upload`];
-//! what is behind them they do not.
+//! what is behind them they do not. An upload is first sealed, then published: between the two nothing is left to do but what
+//! is done in one step, so that several stores can agree before the first of them shows a backup.
 
 pub mod local;
 pub mod location;
 pub mod object;
 pub mod repository;
+pub mod several;
 
 use std::fmt;
 use std::io::Write;
@@ -20,6 +22,7 @@ pub use local::LocalRepository;
 pub use location::Location;
 pub use object::ObjectRepository;
 pub use repository::{Listing, Repository};
+pub use several::{Policy, Several};
 
 /// The label's name in a backup's directory.
 pub const LABEL_NAME: &str = "backup.json";
@@ -51,7 +54,7 @@ pub const MANIFEST_LIMIT: u64 = 256 << 20;
 pub type ArchiveSink = Box<dyn Write + Send>;
 
 /// A backup that was begun: the upload, and where its archive goes.
-pub type Begun<'a> = (Box<dyn Upload + 'a>, ArchiveSink);
+pub type Begun = (Box<dyn Upload>, ArchiveSink);
 
 /// Anything that a backup can be written into.
 pub trait Destination: fmt::Debug + Send + Sync {
@@ -73,14 +76,25 @@ pub trait Destination: fmt::Debug + Send + Sync {
     ///
     /// The archive's bytes go into the sink, in order and to the last, before the upload is committed; `expected_bytes` is
     /// about how many there will be at most.
-    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun<'_>>;
+    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun>;
 }
 
 /// A backup that is being written. Dropping it removes what there is.
-pub trait Upload: fmt::Debug {
-    /// Publishes the backup when all of its archive has been written: after this it exists, whole and durable. An error
+pub trait Upload: fmt::Debug + Send {
+    /// Makes everything durable when all of the archive has been written; only the label does not show yet. An error
     /// leaves nothing.
-    fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()>;
+    fn seal(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<Box<dyn Sealed>>;
+
+    /// Seals the backup and publishes it: after this it exists, whole and durable. An error leaves nothing.
+    fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
+        self.seal(manifest_stored, label)?.publish()
+    }
+}
+
+/// A backup that lacks nothing but its label. Dropping it removes what there is.
+pub trait Sealed: fmt::Debug + Send {
+    /// Puts the label: after this the backup exists. An error leaves nothing.
+    fn publish(self: Box<Self>) -> Result<()>;
 }
 
 /// Proves that a label is the one of what was written: `archive_bytes` as `archive_name`, and the manifest.

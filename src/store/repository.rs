@@ -30,6 +30,9 @@ pub trait Repository: Destination {
     /// The archive of a backup, for reading. A lost one is [`Class::Damage`].
     fn open_archive(&self, label: &Label) -> Result<Box<dyn ReadAt>>;
 
+    /// Removes the backup of that label, the label first; one that is not there is no error.
+    fn remove(&self, label: &Label) -> Result<()>;
+
     /// Where a backup is, to be shown.
     fn place_of(&self, id: &BackupId) -> String {
         format!("{}/{id}", self.place())

@@ -122,6 +122,45 @@ fn an_address_chooses_a_bucket_by_its_name() {
 }
 
 #[test]
+fn a_directory_and_a_bucket_take_the_same_backup() {
+    let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
+    let credentials = credentials(directory.path(), 0o600);
+    let donor = donor(&server.endpoint(), &credentials).datadir(tree::incompressible(12 << 20));
+    let local = donor.repository_path();
+    let donor = donor.set("REPOSITORY", &format!("{URL},{}", local.display()));
+    let outcome = donor.on("flush tables", answer::flushed(GTID)).run().succeeds().wire(DIALOGUE).published(1);
+    let names = server.everything();
+    assert_eq!(names.len(), 3, "{names:?}");
+    for name in &names {
+        let here = local.join(name.strip_prefix("galera/").unwrap());
+        assert!(fs::read(server.bucket().join(name)).unwrap() == fs::read(here).unwrap(), "{name} differs");
+    }
+    drop(outcome);
+}
+
+#[test]
+fn a_bucket_that_fails_takes_the_directory_with_it_unless_any_will_do() {
+    let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
+    let credentials = credentials(directory.path(), 0o600);
+    for (policy, backups) in [("all", 0), ("any", 1)] {
+        let proxy = Proxy::before(&server);
+        proxy.faults(|seen: &Seen| seen.is_put_of("backup.json").then_some(Fault::Status(403, "AccessDenied")));
+        let donor = donor(&proxy.endpoint(), &credentials);
+        let local = donor.repository_path();
+        let donor = donor.set("REPOSITORY", &format!("{},{URL}", local.display())).set("REPOSITORY_POLICY", policy);
+        let outcome = donor.run_to_any_end(answer::flushed(GTID));
+        let outcome = outcome.published(backups);
+        if policy == "any" {
+            outcome.succeeds().wire(DIALOGUE).says(&format!("\"{URL}\" does not hold the backup"));
+        } else {
+            let _outcome = outcome.wire(["flush tables", "continue"]).says("[ERROR]");
+            assert_eq!(tree::list(&local), [""; 0], "the directory's backup is taken back");
+        }
+        assert!(!server.everything().iter().any(|name| name.ends_with("backup.json")));
+    }
+}
+
+#[test]
 fn a_server_that_goes_away_during_an_upload_leaves_nothing_in_the_bucket() {
     let (server, directory) = (Server::start(), tempfile::tempdir().unwrap());
     let proxy = Proxy::before(&server);

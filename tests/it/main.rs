@@ -20,5 +20,6 @@ mod receive;
 mod s3;
 mod sealed;
 mod server;
+mod several;
 mod small_disk;
 mod tree;

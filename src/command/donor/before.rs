@@ -112,7 +112,7 @@ fn choose(
         Target::Named(name) => Some(name),
         Target::Receiver(receiver) => return Ok(Box::new(Receiver::open(receiver, &config.receiver, cancel)?)),
     };
-    Ok(open::repository(config.destination(name)?, config, environment, cancel)?)
+    open::destination(name, config, environment, cancel)
 }
 
 /// The server may be moving what is looked at: then once more.
@@ -128,12 +128,13 @@ fn survey(datadir: &Datadir, cancel: &Cancel) -> Result<Inventory> {
 
 /// The directories that hold backups, wherever this one goes: a backup of backups grows with every run.
 fn of_backups(config: &Config, chosen: &dyn Destination) -> Vec<PathBuf> {
-    let configured = config.destinations.values().chain([&config.repository]);
+    let configured = config.destinations.values().chain([&config.repository]).chain(&config.further);
     let directory = |location: &Location| match location {
-        Location::Directory(path) => Some(path.clone()),
-        Location::Object(_) => None,
+        // As it is written, and as it is found: a link may lead into the datadir.
+        Location::Directory(path) => [Some(path.clone()), path.canonicalize().ok()],
+        Location::Object(_) => [None, None],
     };
-    configured.filter_map(directory).chain(chosen.local_path().map(Path::to_owned)).collect()
+    configured.flat_map(directory).flatten().chain(chosen.local_path().map(Path::to_owned)).collect()
 }
 
 /// One run at a time: a lock on the datadir's own descriptor makes no file and goes with the process.

@@ -145,7 +145,7 @@ impl Destination for Receiver {
         Ok(Some(self.ready()?.free_bytes))
     }
 
-    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun> {
         upload::begin(&self.link, id, archive_name)
     }
 }

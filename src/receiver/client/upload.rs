@@ -23,7 +23,7 @@ use crate::archive::codec::WRITE_BYTES;
 use crate::archive::label::{BackupId, Label, Stored};
 use crate::error::{Class, Error, Result};
 use crate::receiver::wire::{ARCHIVE_NAME, Part, Received, Resource};
-use crate::store::{ArchiveSink, Begun, Upload, label_text};
+use crate::store::{ArchiveSink, Begun, Sealed, Upload, label_text};
 
 /// Pieces that wait for the connection.
 const WAITING: usize = 8;
@@ -62,7 +62,7 @@ struct Sending {
 struct Sink(Arc<Flow>);
 
 /// Begins a backup; returns when the receiver has begun it too.
-pub(super) fn begin(link: &Arc<Link>, id: &BackupId, archive_name: &'static str) -> Result<Begun<'static>> {
+pub(super) fn begin(link: &Arc<Link>, id: &BackupId, archive_name: &'static str) -> Result<Begun> {
     let (pieces, outgoing) = mpsc::channel(WAITING);
     let mut request = link.dial.request(&Resource::Part(id.clone(), Part::Archive), Outgoing(outgoing))?;
     head(request.headers_mut(), archive_name);
@@ -145,15 +145,28 @@ impl Drop for Flow {
     }
 }
 
+/// Everything but the label is at the receiver.
+#[derive(Debug)]
+struct Sent {
+    upload: Box<Sending>,
+    label: Vec<u8>,
+}
+
 impl Upload for Sending {
-    fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
+    fn seal(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<Box<dyn Sealed>> {
         let link = &self.flow.link;
         self.flow.put(Piece::End)?;
         check("archive", self.flow.answer()?.json(&link.dial)?, &label.archive)?;
         let manifest = self.send(Part::Manifest, Bytes::copy_from_slice(manifest_stored))?;
         check("manifest", manifest.json(&link.dial)?, &label.manifest)?;
-        let answer = self.send(Part::Label, label_text(label)?.into())?;
-        if answer.is_created() { Ok(()) } else { Err(link.dial.senseless()) }
+        Ok(Box::new(Sent { label: label_text(label)?, upload: self }))
+    }
+}
+
+impl Sealed for Sent {
+    fn publish(self: Box<Self>) -> Result<()> {
+        let answer = self.upload.send(Part::Label, self.label.into())?;
+        if answer.is_created() { Ok(()) } else { Err(self.upload.flow.link.dial.senseless()) }
     }
 }
 

@@ -9,11 +9,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
 
 use super::repository::{Repository, lost, not_found};
-use super::{Begun, Destination};
+use super::{Begun, Destination, LABEL_NAME};
 use crate::archive::label::{BackupId, Label};
 use crate::archive::read_at::{FileAt, ReadAt};
 use crate::dir::Dir;
@@ -23,19 +24,21 @@ use crate::relpath::{escape, shell_word};
 /// A directory that holds a directory for each backup.
 #[derive(Debug)]
 pub struct LocalRepository {
-    dir: Dir,
+    dir: Arc<Dir>,
 }
 
 impl LocalRepository {
     /// Opens the repository at `path`, which must be a directory.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = Dir::open(path);
-        opened.map(|dir| Self { dir }).map_err(|error| match error.os_error().map(io::Error::from_raw_os_error) {
-            Some(cause) if cause.kind() == io::ErrorKind::NotFound => missing(path).because(cause),
-            Some(cause) if cause.kind() == io::ErrorKind::NotADirectory => {
-                Error::new(Class::Config, format!("the repository {path:?} is not a directory")).because(cause)
+        opened.map(|dir| Self { dir: Arc::new(dir) }).map_err(|error| {
+            match error.os_error().map(io::Error::from_raw_os_error) {
+                Some(cause) if cause.kind() == io::ErrorKind::NotFound => missing(path).because(cause),
+                Some(cause) if cause.kind() == io::ErrorKind::NotADirectory => {
+                    Error::new(Class::Config, format!("the repository {path:?} is not a directory")).because(cause)
+                }
+                _ => error,
             }
-            _ => error,
         })
     }
 
@@ -88,7 +91,7 @@ impl Destination for LocalRepository {
         self.dir.free_bytes().map(Some)
     }
 
-    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId, archive_name: &'static str, _expected_bytes: u64) -> Result<Begun> {
         let unnamed = self.dir.create_unnamed()?;
         self.begin_with(id, archive_name, unnamed)
     }
@@ -123,6 +126,19 @@ impl Repository for LocalRepository {
             _ => followed(error, &path),
         })?;
         Ok(Box::new(FileAt::new(file, path)?))
+    }
+
+    fn remove(&self, label: &Label) -> Result<()> {
+        let name = label.id.as_str();
+        if self.dir.stat(name)?.is_none() {
+            return Ok(());
+        }
+        let dir = self.dir.open_dir(name)?;
+        // From here on it is no backup, whatever happens to the rest.
+        dir.remove_file(LABEL_NAME)?;
+        dir.sync()?;
+        self.dir.remove_tree(name)?;
+        self.dir.sync()
     }
 }
 

@@ -14,20 +14,27 @@ use super::LocalRepository;
 use crate::archive::label::{BackupId, Label};
 use crate::dir::{self, Dir, DirLock};
 use crate::error::{Class, Error, Result};
-use crate::store::{Begun, LABEL_NAME, PARTIAL_PREFIX, Upload, check_label, label_text, manifest_name, taken};
+use crate::store::{Begun, LABEL_NAME, PARTIAL_PREFIX, Sealed, Upload, check_label, label_text, manifest_name, taken};
 
 /// Names that are tried for a partial directory: another run's sweep may take a new one before it is locked.
 const ATTEMPTS: u32 = 16;
 
 /// A backup that is being written. Dropping it removes what there is.
 #[derive(Debug)]
-struct LocalUpload<'a> {
-    repository: &'a LocalRepository,
+struct LocalUpload {
+    repository: Arc<Dir>,
     id: BackupId,
     archive_name: &'static str,
     archive: Arc<File>,
     /// Exists from the beginning only where the archive needs a name from the beginning.
-    partial: Option<Partial<'a>>,
+    partial: Option<Partial>,
+}
+
+/// A backup whose directory lacks nothing but its name.
+#[derive(Debug)]
+struct LocalSealed {
+    id: BackupId,
+    partial: Partial,
 }
 
 #[derive(Debug)]
@@ -35,8 +42,8 @@ struct ArchiveFile(Arc<File>);
 
 /// A locked directory that nobody takes for a backup. Dropping it removes it.
 #[derive(Debug)]
-struct Partial<'a> {
-    repository: &'a Dir,
+struct Partial {
+    repository: Arc<Dir>,
     dir: Dir,
     /// The directory's present name: at the end of a commit it is the backup's.
     name: String,
@@ -47,16 +54,11 @@ struct Partial<'a> {
 impl LocalRepository {
     /// Begins as where the file system has no files without names.
     #[cfg(test)]
-    pub(crate) fn begin_named(&self, id: &BackupId, archive_name: &'static str) -> Result<Begun<'_>> {
+    pub(crate) fn begin_named(&self, id: &BackupId, archive_name: &'static str) -> Result<Begun> {
         self.begin_with(id, archive_name, None)
     }
 
-    pub(super) fn begin_with(
-        &self,
-        id: &BackupId,
-        archive_name: &'static str,
-        unnamed: Option<File>,
-    ) -> Result<Begun<'_>> {
+    pub(super) fn begin_with(&self, id: &BackupId, archive_name: &'static str, unnamed: Option<File>) -> Result<Begun> {
         self.sweep()?;
         let (file, partial) = match unnamed {
             Some(file) => (file, None),
@@ -67,7 +69,10 @@ impl LocalRepository {
         };
         let archive = Arc::new(file);
         let sink = Box::new(ArchiveFile(Arc::clone(&archive)));
-        Ok((Box::new(LocalUpload { repository: self, id: id.clone(), archive_name, archive, partial }), sink))
+        Ok((
+            Box::new(LocalUpload { repository: Arc::clone(&self.dir), id: id.clone(), archive_name, archive, partial }),
+            sink,
+        ))
     }
 
     /// Removes the partial directories whose writers are dead.
@@ -93,15 +98,15 @@ impl LocalRepository {
     }
 }
 
-impl Upload for LocalUpload<'_> {
-    fn commit(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
+impl Upload for LocalUpload {
+    fn seal(self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<Box<dyn Sealed>> {
         let Self { repository, id, archive_name, archive, partial } = *self;
         let written = archive.metadata().map_err(|cause| Error::io("look at", archive_name, cause))?.len();
         check_label(&id, archive_name, written, manifest_stored, label)?;
         let named = partial.is_some();
-        let mut partial = match partial {
+        let partial = match partial {
             Some(partial) => partial,
-            None => Partial::create(&repository.dir, &id)?,
+            None => Partial::create(&repository, &id)?,
         };
         dir::sync_file(&archive, &partial.dir.path().join(archive_name))?;
         if !named {
@@ -110,7 +115,13 @@ impl Upload for LocalUpload<'_> {
         partial.write(manifest_name(label.seal()), manifest_stored)?;
         partial.write(LABEL_NAME, &label_text(label)?)?;
         partial.dir.sync()?;
-        partial.publish(id.as_str())
+        Ok(Box::new(LocalSealed { id, partial }))
+    }
+}
+
+impl Sealed for LocalSealed {
+    fn publish(mut self: Box<Self>) -> Result<()> {
+        self.partial.publish(self.id.as_str())
     }
 }
 
@@ -124,8 +135,8 @@ impl Write for ArchiveFile {
     }
 }
 
-impl<'a> Partial<'a> {
-    fn create(repository: &'a Dir, id: &BackupId) -> Result<Self> {
+impl Partial {
+    fn create(repository: &Arc<Dir>, id: &BackupId) -> Result<Self> {
         for attempt in 0..ATTEMPTS {
             let name = format!("{PARTIAL_PREFIX}{id}-{attempt}");
             if repository.stat(&name)?.is_some() {
@@ -133,7 +144,9 @@ impl<'a> Partial<'a> {
             }
             let dir = repository.create_dir(&name)?;
             match locked(repository, &dir, OsStr::new(&name)) {
-                Ok(Some(lock)) => return Ok(Self { repository, dir, name, kept: false, _lock: lock }),
+                Ok(Some(lock)) => {
+                    return Ok(Self { repository: Arc::clone(repository), dir, name, kept: false, _lock: lock });
+                }
                 Ok(None) => continue,
                 Err(error) => {
                     let _ = repository.remove_dir(&name);
@@ -156,7 +169,7 @@ impl<'a> Partial<'a> {
             Some(nix::libc::EEXIST) => taken(name).because(error),
             _ => error,
         };
-        self.repository.publish(&self.name, self.repository, name).map_err(refused)?;
+        self.repository.publish(&self.name, &self.repository, name).map_err(refused)?;
         self.name = name.to_owned();
         self.repository.sync()?;
         self.kept = true;
@@ -164,7 +177,7 @@ impl<'a> Partial<'a> {
     }
 }
 
-impl Drop for Partial<'_> {
+impl Drop for Partial {
     fn drop(&mut self) {
         if self.kept {
             return;

@@ -219,7 +219,7 @@ impl Destination for ObjectRepository {
         Ok(None)
     }
 
-    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId, archive_name: &'static str, expected_bytes: u64) -> Result<Begun> {
         upload::begin(&self.remote, id, archive_name, expected_bytes)
     }
 }
@@ -254,6 +254,14 @@ impl Repository for ObjectRepository {
             None if self.remote.exists(&label.id)? => Err(lost(label, "archive")),
             None => Err(not_found(format!("there is no backup {} in \"{}\"", label.id, self.place()))),
         }
+    }
+
+    fn remove(&self, label: &Label) -> Result<()> {
+        // From the first on it is no backup, whatever happens to the rest.
+        for name in [LABEL_NAME, &label.manifest.name, &label.archive.name] {
+            self.remote.remove(&self.remote.key_of(&label.id, name))?;
+        }
+        Ok(())
     }
 
     fn list(&self) -> Result<Listing> {

@@ -14,7 +14,7 @@ use super::parts::{PartSink, Parts, Sizes};
 use super::{Put, Remote};
 use crate::archive::label::{BackupId, Label};
 use crate::error::{Class, Error, Result, one_line};
-use crate::store::{Begun, LABEL_LIMIT, LABEL_NAME, Upload, check_label, label_text, manifest_name, taken};
+use crate::store::{Begun, LABEL_LIMIT, LABEL_NAME, Sealed, Upload, check_label, label_text, manifest_name, taken};
 
 /// How often an upload is aborted: a part that was on its way may arrive after the first time.
 const ABORTS: u32 = 3;
@@ -32,6 +32,14 @@ struct ObjectUpload {
     stage: Stage,
 }
 
+/// A backup that lacks nothing but its label.
+#[derive(Debug)]
+struct ObjectSealed {
+    upload: Box<ObjectUpload>,
+    /// The label as stored.
+    text: Vec<u8>,
+}
+
 /// What has to be undone when the run fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -44,12 +52,7 @@ enum Stage {
 }
 
 /// Begins a backup, which must not exist.
-pub(super) fn begin<'a>(
-    remote: &Arc<Remote>,
-    id: &BackupId,
-    archive_name: &'static str,
-    expected: u64,
-) -> Result<Begun<'a>> {
+pub(super) fn begin(remote: &Arc<Remote>, id: &BackupId, archive_name: &'static str, expected: u64) -> Result<Begun> {
     if remote.exists(id)? {
         return Err(taken(id.as_str()));
     }
@@ -67,7 +70,7 @@ pub(super) fn begin<'a>(
 }
 
 impl Upload for ObjectUpload {
-    fn commit(mut self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<()> {
+    fn seal(mut self: Box<Self>, manifest_stored: &[u8], label: &Label) -> Result<Box<dyn Sealed>> {
         check_label(&self.id, self.archive_name, self.parts.written(), manifest_stored, label)?;
         let text = label_text(label)?;
         let parts = self.parts.finish()?;
@@ -81,7 +84,13 @@ impl Upload for ObjectUpload {
         if self.remote.put_new(&manifest, manifest_stored)? == Put::Taken {
             self.expect(&manifest, manifest_stored)?;
         }
-        self.publish(&text)
+        Ok(Box::new(ObjectSealed { upload: self, text }))
+    }
+}
+
+impl Sealed for ObjectSealed {
+    fn publish(mut self: Box<Self>) -> Result<()> {
+        self.upload.publish(&self.text)
     }
 }
 

@@ -10,8 +10,13 @@ pub(crate) trait Subject {
     fn store(&self) -> &dyn Repository;
 
     /// Begins a backup in the way that is to be tested.
-    fn begin(&self, id: &BackupId) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId) -> Result<Begun> {
         self.store().begin(id, ARCHIVE_NAME, LONG as u64)
+    }
+
+    /// Removes a backup.
+    fn remove(&self, label: &Label) -> Result<()> {
+        self.store().remove(label)
     }
 
     /// The names of everything that is stored, whatever it is, sorted: `ID/NAME` for what belongs to a backup.
@@ -27,6 +32,7 @@ pub(crate) fn hold(subject: &impl Subject) {
     a_commit_never_overwrites(subject);
     an_aborted_upload_leaves_nothing(subject);
     a_label_that_promises_other_bytes_is_not_published(subject);
+    what_is_removed_is_gone_and_removing_it_again_is_no_error(subject);
     the_list_is_complete_and_sorted(subject);
     a_long_archive_comes_back_at_any_position(subject);
     a_label_is_believed_only_as_far_as_it_is_proved(subject);
@@ -89,6 +95,14 @@ fn a_label_that_promises_other_bytes_is_not_published(subject: &impl Subject) {
         assert_eq!(upload.commit(manifest, &promise).unwrap_err().class(), Class::Refused);
     }
     assert_eq!(subject.everything(), objects(&id(5)));
+}
+
+fn what_is_removed_is_gone_and_removing_it_again_is_no_error(subject: &impl Subject) {
+    publish(subject, &id(4)).unwrap();
+    for _ in 0..2 {
+        subject.remove(&label(&id(4))).unwrap();
+        assert_eq!(subject.everything(), objects(&id(5)));
+    }
 }
 
 fn the_list_is_complete_and_sorted(subject: &impl Subject) {

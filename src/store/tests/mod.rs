@@ -87,7 +87,7 @@ impl Subject for Local {
         &self.store
     }
 
-    fn begin(&self, id: &BackupId) -> Result<Begun<'_>> {
+    fn begin(&self, id: &BackupId) -> Result<Begun> {
         match self.begin {
             Begin::Unnamed => self.store.begin(id, ARCHIVE_NAME, 0),
             Begin::Named => self.store.begin_named(id, ARCHIVE_NAME),
