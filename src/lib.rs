@@ -16,6 +16,7 @@ pub mod monitor;
 pub mod receiver;
 pub mod relpath;
 mod runtime;
+mod secret;
 pub mod source;
 pub mod store;
 pub mod sys;

@@ -79,9 +79,9 @@ impl Slot {
 
     /// How many files the slot holds open; the clones of a file system are one.
     pub(super) fn open_files(&self) -> usize {
-        let files: Vec<&Arc<File>> =
-            self.runs.iter().filter_map(|run| run.from.as_ref()).map(|from| &from.file).collect();
-        files.len() - files.windows(2).filter(|pair| Arc::ptr_eq(pair[0], pair[1])).count()
+        let mut last: Option<&Arc<File>> = None;
+        let files = self.runs.iter().filter_map(|run| run.from.as_ref()).map(|from| &from.file);
+        files.filter(|file| last.replace(file).is_none_or(|last| !Arc::ptr_eq(last, file))).count()
     }
 
     /// The next `len` bytes of the frame, which hold whatever the slot held before.

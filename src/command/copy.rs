@@ -10,7 +10,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::output::Output;
-use super::{Context, human};
+use super::{Context, check_length, human};
 use crate::archive::codec::STORED_BYTES_MAX;
 use crate::archive::label::Label;
 use crate::archive::progress::Progress;
@@ -38,7 +38,7 @@ pub fn run(args: &CopyArgs, context: &Context<'_>, to: &dyn Repository, output: 
     check_absent(&label, to)?;
     let manifest = from.manifest_stored(&label)?;
     let archive = from.open_archive(&label)?;
-    check_size(&*archive, &label)?;
+    check_length(&label, &*archive)?;
     let (upload, sink) = to.begin(&label.id, label.codec.archive_name(label.seal()), label.archive.bytes)?;
     copy_archive(&*archive, sink, &label, context, output)?;
     context.cancel.check()?;
@@ -57,15 +57,6 @@ fn check_absent(label: &Label, to: &dyn Repository) -> Result<()> {
         Err(error) if error.class() != Class::Damage && error.class() != Class::Unsupported => Err(error),
         _ => Err(Error::new(Class::Refused, format!("there is a backup {} in \"{}\" already", label.id, to.place()))),
     }
-}
-
-fn check_size(archive: &dyn ReadAt, label: &Label) -> Result<()> {
-    let (found, wanted) = (archive.len(), label.archive.bytes);
-    if found == wanted {
-        return Ok(());
-    }
-    let text = format!("the archive of {} has {found} bytes: the label promises {wanted}", label.id);
-    Err(Error::new(Class::Damage, text))
 }
 
 fn copy_archive(

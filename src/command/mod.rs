@@ -19,9 +19,10 @@ use std::num::NonZeroUsize;
 
 use crate::archive::label::Label;
 use crate::archive::manifest::Manifest;
+use crate::archive::read_at::ReadAt;
 use crate::archive::seal::Identities;
 use crate::cancel::Cancel;
-use crate::error::Result;
+use crate::error::{Class, Error, Result};
 use crate::store::Repository;
 
 /// What every operator command works with.
@@ -44,4 +45,14 @@ impl Context<'_> {
     pub fn manifest(&self, label: &Label) -> Result<Manifest> {
         Manifest::open(&self.repository.manifest_stored(label)?, label, self.keys)
     }
+}
+
+/// A frame that nobody needs may be missing or stand after the end: that is damage all the same.
+fn check_length(label: &Label, archive: &dyn ReadAt) -> Result<()> {
+    let (found, promised) = (archive.len(), label.archive.bytes);
+    if found == promised {
+        return Ok(());
+    }
+    let text = format!("the archive of {} has {found} bytes: its label promises {promised}", label.id);
+    Err(Error::new(Class::Damage, text).hint("`verify` lists all damage of this backup"))
 }

@@ -254,14 +254,7 @@ pub const TABLE: &[Row] = &[
         help: "whether the endpoint may be spoken to in the clear",
         allowed: "yes or no",
         default: "no",
-        set: |draft, text| {
-            draft.object.allow_http = match text {
-                "yes" => true,
-                "no" => false,
-                _ => return None,
-            };
-            Some(())
-        },
+        set: |draft, text| either(text, "no", "yes").map(|set| draft.object.allow_http = set),
     },
     Row {
         name: "region",
@@ -342,14 +335,7 @@ pub const TABLE: &[Row] = &[
         help: "whether receivers must prove who they are, and everything is encrypted on its way",
         allowed: "on or off",
         default: "on",
-        set: |draft, text| {
-            draft.receiver.tls = match text {
-                "on" => true,
-                "off" => false,
-                _ => return None,
-            };
-            Some(())
-        },
+        set: |draft, text| either(text, "off", "on").map(|set| draft.receiver.tls = set),
     },
     Row {
         name: "receiver-ca",
@@ -433,6 +419,11 @@ fn networks(text: &str) -> Option<Vec<IpNet>> {
     }
     let network = |text: &str| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok();
     text.split(',').map(|text| network(text.trim())).collect()
+}
+
+/// One of two words: whether it is `yes`.
+fn either(text: &str, no: &str, yes: &str) -> Option<bool> {
+    if text == yes { Some(true) } else { (text == no).then_some(false) }
 }
 
 fn binlogs(text: &str) -> Option<Binlogs> {

@@ -1,18 +1,15 @@
 //! The secret that a client shows: read from a file that nobody else may read, compared in constant time, never shown.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use hyper::header::HeaderValue;
-use nix::unistd::geteuid;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::wire::BEARER;
-use crate::error::{Class, Error, Result};
+use crate::error::Result;
+use crate::secret::SecretFile;
 
 /// The fewest characters of a token: fewer can be guessed.
 const FEWEST: usize = 16;
@@ -30,27 +27,10 @@ impl Token {
     /// Refused unless it is a regular file of mode 0600 or 0400 that belongs to this user or to root, and holds 16 to 1024
     /// letters, digits and `-._~+/=` (RFC 6750).
     pub fn read(path: &Path) -> Result<Self> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-        let file = opened.map_err(|cause| Error::io("open", path, cause))?;
-        let found = file.metadata().map_err(|cause| Error::io("examine", path, cause))?;
-        let refused = |why: &str| Error::new(Class::Config, format!("the token file {path:?} {why}"));
-        if !found.is_file() {
-            return Err(refused("is not a regular file"));
-        }
-        let mode = found.permissions().mode() & 0o7777;
-        if !matches!(mode, 0o600 | 0o400) {
-            return Err(refused(&format!("has mode {mode:04o}: only 0600 and 0400 are taken"))
-                .hint("others may have read it: make a new token, then chmod 0600"));
-        }
-        if found.uid() != geteuid().as_raw() && found.uid() != 0 {
-            return Err(refused("belongs neither to this user nor to root"));
-        }
-        let mut text = String::new();
-        let read = file.take(MOST as u64 + 2).read_to_string(&mut text);
-        read.map_err(|cause| Error::io("read", path, cause))?;
+        let file = SecretFile { path, what: "token file", mend: "make a new token" };
+        let text = file.read(MOST as u64 + 2)?;
         Self::parse(text.strip_suffix('\n').unwrap_or(&text)).ok_or_else(|| {
-            refused("does not hold one line of 16 to 1024 letters, digits and -._~+/=")
+            file.refused("does not hold one line of 16 to 1024 letters, digits and -._~+/=")
                 .hint("make one: openssl rand -hex 32")
         })
     }
@@ -86,7 +66,9 @@ impl fmt::Debug for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Class;
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     const SECRET: &str = "0123456789abcdef-._~+/=";
 

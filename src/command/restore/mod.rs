@@ -26,7 +26,8 @@ use crate::archive::progress::Progress;
 use crate::archive::read_at::ReadAt;
 use crate::archive::seal::Archive;
 use crate::cli::RestoreArgs;
-use crate::error::{Class, Error, Result};
+use crate::command::check_length;
+use crate::error::Result;
 use crate::monitor::bar::Bar;
 
 /// Restores one backup. On any error the targets are as they were.
@@ -54,16 +55,6 @@ pub fn run(args: &RestoreArgs, context: &Context<'_>, output: &mut Output) -> Re
     stages.sync()?;
     let targets = stages.publish(&manifest, &owners)?;
     finish::report(&label, &manifest, &plan, wish.purpose, &targets, context, output)
-}
-
-/// A frame that nobody needs may be missing or stand after the end: that is damage all the same.
-fn check_length(label: &Label, archive: &dyn ReadAt) -> Result<()> {
-    let (found, promised) = (archive.len(), label.archive.bytes);
-    if found == promised {
-        return Ok(());
-    }
-    let text = format!("the archive of {} has {found} bytes: its label promises {promised}", label.id);
-    Err(Error::new(Class::Damage, text).hint("`verify` lists all damage of this backup"))
 }
 
 fn purpose(args: &RestoreArgs) -> Purpose {

@@ -12,7 +12,7 @@ use crate::cancel::Reason;
 use crate::cli::RootMapping;
 use crate::command::fixture::{Donor, GTID, ID, Lab, Member, directory, file, names, noise, printed, root};
 use crate::dir::fault::{self, After};
-use crate::error::Class;
+use crate::error::{Class, Error};
 use crate::relpath::RelPath;
 use crate::store::Repository;
 

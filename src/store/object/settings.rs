@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
-
 use super::client::known_keys;
-use crate::error::{Class, Error, Result};
+use crate::error::Result;
+use crate::secret::SecretFile;
 
 /// The most bytes that a credentials file may have: a service account's key is some 2.5 KiB.
 const FILE_LIMIT: u64 = 64 << 10;
@@ -110,28 +107,12 @@ impl Credentials {
     ///
     /// Refused unless it is a regular file of mode 0600 or 0400 that belongs to this user or to root.
     pub fn read(path: &Path) -> Result<Self> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
-        let file = opened.map_err(|cause| Error::io("open", path, cause))?;
-        let found = file.metadata().map_err(|cause| Error::io("examine", path, cause))?;
-        let refused = |why: &str| Error::new(Class::Config, format!("the credentials file {path:?} {why}"));
-        if !found.is_file() {
-            return Err(refused("is not a regular file"));
-        }
-        if !matches!(found.permissions().mode() & 0o7777, 0o600 | 0o400) {
-            let why = format!("has mode {:04o}: only 0600 and 0400 are taken", found.permissions().mode() & 0o7777);
-            return Err(refused(&why).hint("others may have read it: change the secrets, then chmod 0600"));
-        }
-        if found.uid() != geteuid().as_raw() && found.uid() != 0 {
-            return Err(refused("belongs neither to this user nor to root"));
-        }
-        let mut text = String::new();
-        let read = file.take(FILE_LIMIT + 1).read_to_string(&mut text);
-        read.map_err(|cause| Error::io("read", path, cause))?;
+        let file = SecretFile { path, what: "credentials file", mend: "change the secrets" };
+        let text = file.read(FILE_LIMIT + 1)?;
         if text.len() as u64 > FILE_LIMIT {
-            return Err(refused(&format!("is larger than {FILE_LIMIT} bytes")));
+            return Err(file.refused(&format!("is larger than {FILE_LIMIT} bytes")));
         }
-        Self::parse(&text).map_err(|(line, why)| refused(&format!("{why} in line {line}")))
+        Self::parse(&text).map_err(|(line, why)| file.refused(&format!("{why} in line {line}")))
     }
 
     fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
@@ -172,7 +153,9 @@ impl fmt::Debug for Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Class;
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
